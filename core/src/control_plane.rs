@@ -1,0 +1,696 @@
+//! The server's side: all open sessions, and what follows from each event.
+//!
+//! The driver calls a method, takes the [`Change`]s that follow
+//! ([`ControlPlane::changes`]), has the store commit them, and only then asks for
+//! the [`Command`]s ([`ControlPlane::commit`]); if the store refuses, it calls
+//! [`ControlPlane::roll_back`] and nothing has happened.
+//!
+//! What is owed is never a list of its own that could differ from the state. It
+//! follows from it: a session that is starting is owed an agent, one that is
+//! stopping is owed a stop, an agent that knows of less time than was granted is
+//! owed the lease. Each is harmless to do twice, and is done again until the agent
+//! says that it is so. After a crash [`ControlPlane::recover`] owes the same.
+
+mod keys;
+mod machines;
+mod pending;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::gpu::{GpuId, GpuType, Inventory};
+use crate::id::{GpuEventId, KeyId, MachineId, SessionId};
+use crate::key::Key;
+use crate::lease::Terms;
+use crate::limits::Limits;
+use crate::machine::{Machine, MachineVersion, Recipe};
+use crate::metering::GpuEvent;
+use crate::owner::{Owner, Principal};
+use crate::placement::Floor;
+use crate::ports::PortPool;
+use crate::pricing::Prices;
+use crate::protocol::{AgentPhase, AgentStatus, ServerMessage};
+use crate::quota;
+use crate::refusal::Refusal;
+use crate::session::{EndReason, Ending, Placement, Session, State};
+use crate::time::{Millis, Moment, Monotonic, Timestamp};
+
+pub use machines::{MachinePatch, NewMachine};
+use pending::Pending;
+
+/// After an agent hung up, or the server came back, how long the agent has to call
+/// before another one is sent to look.
+const CALL_BACK_WITHIN: Millis = Millis(1_000);
+
+/// What the server is configured to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What it allows.
+    pub limits: Limits,
+    /// What it charges.
+    pub prices: Prices,
+    /// What it has.
+    pub inventory: Inventory,
+    /// Where session URLs are.
+    pub ports: PortPool,
+}
+
+/// Everything that is on record and still matters.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Open sessions.
+    pub sessions: Vec<Session>,
+    /// Every machine.
+    pub machines: Vec<Machine>,
+    /// Every key, revoked ones included.
+    pub keys: Vec<Key>,
+    /// When each GPU's last event ended.
+    pub gpu_free_since: BTreeMap<GpuId, Timestamp>,
+}
+
+/// A row to write. All of one step are written together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The session is now so.
+    Session(Box<Session>),
+    /// The machine is now so.
+    Machine(Box<Machine>),
+    /// A machine has this version too.
+    MachineVersion(MachineId, Box<MachineVersion>),
+    /// The machine is gone.
+    MachineDeleted(MachineId),
+    /// The key is now so.
+    Key(Key),
+    /// Sessions that ended before this are no longer kept.
+    ForgetEndedBefore(Timestamp),
+}
+
+/// Something to do, now that what it follows from is on record. Each is harmless
+/// to do twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// See to it that an agent runs for this session.
+    Launch(Box<Launch>),
+    /// Tell a session's agent this, if it is connected. If it is not, it will be
+    /// told when it calls.
+    Tell {
+        /// Whose agent.
+        session: SessionId,
+        /// What.
+        message: ServerMessage,
+    },
+}
+
+/// What an agent needs to know to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The session.
+    pub session: SessionId,
+    /// What to run.
+    pub recipe: Recipe,
+    /// On which GPU.
+    pub placement: Placement,
+    /// For how long.
+    pub terms: Terms,
+}
+
+/// What came of a [`Command::Launch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchOutcome {
+    /// An agent was started; it will call.
+    Started,
+    /// There is one already, and it lives.
+    AlreadyRunning,
+    /// None could be started; the sentence says why.
+    Failed(String),
+}
+
+/// What a session is made from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A machine's current version.
+    Machine(MachineId),
+    /// A certain version of a machine.
+    Version(MachineId, Box<MachineVersion>),
+    /// A recipe of its own.
+    Recipe(Box<Recipe>),
+}
+
+/// A request for a session.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// Its id.
+    pub id: SessionId,
+    /// The id of its GPU event.
+    pub gpu_event_id: GpuEventId,
+    /// Who asks.
+    pub principal: Principal,
+    /// What it runs.
+    pub source: Source,
+    /// On which type, if not the source's.
+    pub gpu: Option<GpuType>,
+    /// For how many minutes, if not the source's. 0 says the same as none.
+    pub timeout_minutes: Option<u32>,
+}
+
+/// When an agent was last heard of. Not on record: a server that comes back counts
+/// silence from its own start.
+#[derive(Clone, Copy, Debug)]
+struct Contact {
+    last_heard: Monotonic,
+    ever_heard: bool,
+    hung_up: bool,
+    alarm: Monotonic,
+}
+
+/// All that the server decides about.
+#[derive(Debug)]
+pub struct ControlPlane {
+    settings: Settings,
+    sessions: BTreeMap<SessionId, Session>,
+    machines: BTreeMap<MachineId, Machine>,
+    keys: BTreeMap<KeyId, Key>,
+    // What follows from the sessions; kept by `put` alone.
+    floor: Floor,
+    open_by_owner: BTreeMap<Owner, BTreeMap<SessionId, Option<MachineId>>>,
+    gpu_free_since: BTreeMap<GpuId, Timestamp>,
+    next_ticket: u64,
+    // Not on record.
+    contacts: BTreeMap<SessionId, Contact>,
+    alarms: BTreeSet<(Monotonic, SessionId)>,
+    pending: Pending,
+}
+
+impl ControlPlane {
+    /// The control plane as it was when `snapshot` was taken. What was owed then is
+    /// owed now: ask for [`ControlPlane::commit`] after the first
+    /// [`ControlPlane::advance`].
+    #[must_use]
+    pub fn recover(settings: Settings, snapshot: Snapshot, now: Moment) -> Self {
+        let mut plane = Self {
+            floor: Floor::new(&settings.inventory),
+            settings,
+            sessions: BTreeMap::new(),
+            machines: snapshot.machines.into_iter().map(|m| (m.id, m)).collect(),
+            keys: snapshot.keys.into_iter().map(|k| (k.id, k)).collect(),
+            open_by_owner: BTreeMap::new(),
+            gpu_free_since: snapshot.gpu_free_since,
+            next_ticket: 0,
+            contacts: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            pending: Pending::default(),
+        };
+        for session in snapshot.sessions {
+            let id = session.id;
+            // Whether a starting session's agent was ever sent is not known: send one.
+            let wait = match session.state {
+                State::Starting { .. } => Millis::ZERO,
+                State::Queued { .. }
+                | State::Running { .. }
+                | State::Stopping { .. }
+                | State::Ended { .. } => CALL_BACK_WITHIN,
+            };
+            let placed = session.placement().is_some();
+            plane.replace(id, Some(session));
+            if placed {
+                plane.expect_call(id, now.monotonic, now.monotonic.plus(wait));
+            }
+        }
+        plane
+    }
+
+    // --- Requests -----------------------------------------------------------
+
+    /// A new session, queued or already starting.
+    ///
+    /// # Errors
+    /// When the machine is not the owner's, a limit is reached, the GPU type can
+    /// never be had, or the timeout is out of range.
+    pub fn create_session(&mut self, new: NewSession, now: Moment) -> Result<(), Refusal> {
+        let owner = new.principal.owner();
+        let (machine_id, machine_version_id, recipe) = match new.source {
+            Source::Machine(id) => {
+                let machine = self.machine(&owner, id)?;
+                (
+                    Some(id),
+                    Some(machine.current.id),
+                    machine.current.recipe.clone(),
+                )
+            }
+            Source::Version(id, version) => {
+                self.machine(&owner, id)?;
+                (Some(id), Some(version.id), version.recipe)
+            }
+            Source::Recipe(recipe) => (None, None, *recipe),
+        };
+        let gpu_type = new.gpu.unwrap_or_else(|| recipe.gpu.clone());
+        self.check_gpu_type(&gpu_type)?;
+        let timeout_minutes = match new.timeout_minutes {
+            None | Some(0) => recipe.timeout_minutes,
+            Some(minutes) => minutes,
+        };
+        self.check_timeout(u64::from(timeout_minutes))?;
+        let open = self.open_by_owner.get(&owner);
+        quota::one_more_session(
+            open.map_or(0, BTreeMap::len),
+            machine_id.map(|id| {
+                open.map_or(0, |open| {
+                    open.values().filter(|of| **of == Some(id)).count()
+                })
+            }),
+            &self.settings.limits,
+        )?;
+
+        let rate = self.settings.prices.rate(&gpu_type);
+        let ticket = self.next_ticket;
+        self.put(Session {
+            id: new.id,
+            owner,
+            user_id: new.principal.user,
+            machine_id,
+            machine_version_id,
+            recipe,
+            gpu_type,
+            created_at: now.wall,
+            granted_ms: Millis::from_minutes(timeout_minutes),
+            state: State::Queued { ticket },
+            gpu_event: GpuEvent::new(new.gpu_event_id, rate),
+        });
+        self.serve_queues(now);
+        Ok(())
+    }
+
+    /// `minutes` more for a session that runs.
+    ///
+    /// # Errors
+    /// When it is not the owner's, does not run (yet, or any more), or would be
+    /// granted more than the longest timeout.
+    pub fn extend_session(
+        &mut self,
+        owner: &Owner,
+        id: SessionId,
+        minutes: u32,
+    ) -> Result<(), Refusal> {
+        let mut session = self.open_session(owner, id)?.clone();
+        match session.state {
+            State::Queued { .. } | State::Starting { .. } => return Err(Refusal::NotStarted),
+            State::Stopping { .. } | State::Ended { .. } => return Err(Refusal::NoSuchSession),
+            State::Running { .. } => {}
+        }
+        let by = Millis::from_minutes(minutes);
+        // Rounded up: a total that is over by a second is over.
+        let total_minutes = session.granted_ms.plus(by).0.div_ceil(60_000);
+        self.check_timeout(total_minutes)?;
+        if minutes == 0 {
+            return Err(Refusal::TimeoutOutOfRange {
+                asked: 0,
+                max: self.settings.limits.timeout_max_minutes,
+            });
+        }
+        session.extend(by);
+        let message = ServerMessage::Lease {
+            granted_ms: session.granted_ms,
+        };
+        self.put(session);
+        self.pending.commands.push(Command::Tell {
+            session: id,
+            message,
+        });
+        Ok(())
+    }
+
+    /// End a session. One that is ending already goes on ending.
+    ///
+    /// # Errors
+    /// When it is not the owner's or has ended.
+    pub fn cancel_session(
+        &mut self,
+        owner: &Owner,
+        id: SessionId,
+        now: Moment,
+    ) -> Result<(), Refusal> {
+        let session = self.open_session(owner, id)?.clone();
+        self.stop(session, Ending::plain(EndReason::Cancelled), now);
+        Ok(())
+    }
+
+    /// End every session: the server is to leave nothing behind.
+    pub fn cancel_all(&mut self, now: Moment) {
+        let open: Vec<_> = self.sessions.values().cloned().collect();
+        for session in open {
+            self.stop(session, Ending::plain(EndReason::Cancelled), now);
+        }
+    }
+
+    // --- What the world says ------------------------------------------------
+
+    /// An agent says where its session stands.
+    pub fn heard(&mut self, id: SessionId, status: &AgentStatus, now: Moment) {
+        let Some(mut session) = self
+            .sessions
+            .get(&id)
+            .filter(|s| s.placement().is_some())
+            .cloned()
+        else {
+            let message = match status.phase {
+                AgentPhase::Ended { .. } => ServerMessage::Forget,
+                AgentPhase::Starting | AgentPhase::Running { .. } | AgentPhase::Stopping { .. } => {
+                    ServerMessage::Stop {
+                        ending: Ending::plain(EndReason::Lost),
+                    }
+                }
+            };
+            self.pending.commands.push(Command::Tell {
+                session: id,
+                message,
+            });
+            return;
+        };
+        if let Some(contact) = self.contacts.get_mut(&id) {
+            contact.last_heard = now.monotonic;
+            contact.ever_heard = true;
+            contact.hung_up = false;
+        }
+        let free_since = session
+            .placement()
+            .and_then(|placement| self.gpu_free_since.get(&placement.gpu))
+            .copied()
+            .unwrap_or(session.created_at);
+        session.observe(status, now.wall, free_since);
+        let reply = match (&session.state, &status.phase) {
+            (State::Ended { .. }, _) => Some(ServerMessage::Forget),
+            (State::Stopping { ending, .. }, AgentPhase::Starting | AgentPhase::Running { .. }) => {
+                Some(ServerMessage::Stop {
+                    ending: ending.clone(),
+                })
+            }
+            (State::Stopping { .. }, _) => None,
+            _ if status.granted_ms < session.granted_ms => Some(ServerMessage::Lease {
+                granted_ms: session.granted_ms,
+            }),
+            _ => None,
+        };
+        self.put(session);
+        self.pending
+            .commands
+            .extend(reply.map(|message| Command::Tell {
+                session: id,
+                message,
+            }));
+        self.serve_queues(now);
+    }
+
+    /// An agent's connection broke. If it does not call again soon, another agent
+    /// is sent to see.
+    pub fn hung_up(&mut self, id: SessionId, now: Moment) {
+        if let Some(contact) = self.contacts.get_mut(&id) {
+            contact.hung_up = true;
+            self.set_alarm(id, now.monotonic.plus(CALL_BACK_WITHIN));
+        }
+    }
+
+    /// What came of a launch.
+    pub fn launched(&mut self, id: SessionId, outcome: LaunchOutcome, now: Moment) {
+        match outcome {
+            LaunchOutcome::Started => {}
+            LaunchOutcome::AlreadyRunning => {
+                // It lives, and keeps its lease; it may just not reach us.
+                if let Some(contact) = self.contacts.get_mut(&id) {
+                    contact.last_heard = now.monotonic;
+                }
+            }
+            LaunchOutcome::Failed(why) => {
+                let never_began = self
+                    .contacts
+                    .get(&id)
+                    .is_some_and(|contact| !contact.ever_heard);
+                match self.sessions.get(&id) {
+                    Some(session) if never_began && session.gpu_event.start().is_none() => {
+                        let ending = match &session.state {
+                            State::Stopping { ending, .. } => ending.clone(),
+                            State::Queued { .. }
+                            | State::Starting { .. }
+                            | State::Running { .. }
+                            | State::Ended { .. } => Ending::failed(why),
+                        };
+                        self.end(id, ending, now);
+                    }
+                    Some(_) | None => {}
+                }
+            }
+        }
+    }
+
+    /// Another program listens on a session's port: it gets another one.
+    pub fn port_unusable(&mut self, id: SessionId, port: u16, now: Moment) {
+        self.settings.ports.rule_out(port);
+        let Some(mut session) = self
+            .sessions
+            .get(&id)
+            .filter(|session| {
+                session
+                    .placement()
+                    .is_some_and(|placement| placement.port == port)
+            })
+            .cloned()
+        else {
+            return;
+        };
+        match self.settings.ports.peek() {
+            Some(other) => {
+                session.move_port(other);
+                self.put(session);
+            }
+            None => self.stop(
+                session,
+                Ending::failed("No port is left for the session's URL".to_owned()),
+                now,
+            ),
+        }
+    }
+
+    /// Time has passed: agents that are silent are looked for, and given up.
+    pub fn advance(&mut self, now: Moment) {
+        while let Some((at, id)) = self
+            .alarms
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now.monotonic)
+        {
+            self.alarms.remove(&(at, id));
+            self.look_after(id, now);
+        }
+        self.serve_queues(now);
+    }
+
+    /// When [`ControlPlane::advance`] must be called next at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Monotonic> {
+        self.alarms.first().map(|(at, _)| *at)
+    }
+
+    /// Ended sessions that nobody needs any more may go.
+    pub fn forget_old(&mut self, now: Moment) {
+        self.pending.forget_before = Some(now.wall.minus(self.settings.limits.retention));
+    }
+
+    // --- What is so ---------------------------------------------------------
+
+    /// Every open session.
+    pub fn open_sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    /// One open session, whoever's it is.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    /// What the server is configured to be.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The terms that a session's agent is to keep.
+    #[must_use]
+    pub fn terms(&self, session: &Session) -> Terms {
+        let limits = &self.settings.limits;
+        Terms {
+            granted_ms: session.granted_ms,
+            start_limit_ms: limits.start_limit,
+            grace_ms: limits.grace,
+            timeout_grace_ms: limits.timeout_grace,
+        }
+    }
+
+    // --- Within -------------------------------------------------------------
+
+    fn open_session(&self, owner: &Owner, id: SessionId) -> Result<&Session, Refusal> {
+        self.sessions
+            .get(&id)
+            .filter(|session| session.owner == *owner)
+            .ok_or(Refusal::NoSuchSession)
+    }
+
+    fn check_gpu_type(&self, asked: &GpuType) -> Result<(), Refusal> {
+        let known = self.settings.inventory.types();
+        if known.contains(asked) {
+            return Ok(());
+        }
+        Err(Refusal::UnknownGpuType {
+            asked: asked.clone(),
+            known: known.into_iter().collect(),
+        })
+    }
+
+    fn check_timeout(&self, minutes: u64) -> Result<(), Refusal> {
+        let max = self.settings.limits.timeout_max_minutes;
+        if (1..=u64::from(max)).contains(&minutes) {
+            return Ok(());
+        }
+        Err(Refusal::TimeoutOutOfRange {
+            asked: minutes,
+            max,
+        })
+    }
+
+    fn stop(&mut self, mut session: Session, ending: Ending, now: Moment) {
+        session.stop(ending, now.wall);
+        let id = session.id;
+        if let State::Stopping { ending, .. } = &session.state {
+            let message = ServerMessage::Stop {
+                ending: ending.clone(),
+            };
+            self.pending.commands.push(Command::Tell {
+                session: id,
+                message,
+            });
+        }
+        self.put(session);
+    }
+
+    fn end(&mut self, id: SessionId, ending: Ending, now: Moment) {
+        if let Some(mut session) = self.sessions.get(&id).cloned() {
+            session.end(ending, now.wall);
+            self.put(session);
+            self.serve_queues(now);
+        }
+    }
+
+    fn serve_queues(&mut self, now: Moment) {
+        while let Some((id, gpu)) = self.floor.next_match()
+            && let Some(port) = self.settings.ports.peek()
+            && let Some(mut session) = self.sessions.get(&id).cloned()
+        {
+            let visible_device = self
+                .settings
+                .inventory
+                .get(&gpu)
+                .map(|gpu| gpu.visible_device.clone())
+                .unwrap_or_default();
+            session.state = State::Starting {
+                placement: Placement {
+                    gpu,
+                    visible_device,
+                    port,
+                },
+            };
+            self.put(session);
+            self.expect_call(
+                id,
+                now.monotonic,
+                now.monotonic.plus(self.settings.limits.relaunch_after),
+            );
+            self.launch(id);
+        }
+    }
+
+    fn launch(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let Some(placement) = session.placement() else {
+            return;
+        };
+        let launch = Launch {
+            session: id,
+            recipe: session.recipe.clone(),
+            placement: placement.clone(),
+            terms: self.terms(session),
+        };
+        self.pending
+            .commands
+            .push(Command::Launch(Box::new(launch)));
+    }
+
+    fn expect_call(&mut self, id: SessionId, since: Monotonic, alarm: Monotonic) {
+        let ever_heard = self
+            .sessions
+            .get(&id)
+            .is_some_and(|session| session.gpu_event.start().is_some());
+        self.contacts.insert(
+            id,
+            Contact {
+                last_heard: since,
+                ever_heard,
+                hung_up: true,
+                alarm,
+            },
+        );
+        self.alarms.insert((alarm, id));
+    }
+
+    fn set_alarm(&mut self, id: SessionId, at: Monotonic) {
+        if let Some(contact) = self.contacts.get_mut(&id) {
+            self.alarms.remove(&(contact.alarm, id));
+            contact.alarm = at;
+            self.alarms.insert((at, id));
+        }
+    }
+
+    fn look_after(&mut self, id: SessionId, now: Moment) {
+        let Some(contact) = self.contacts.get_mut(&id) else {
+            return;
+        };
+        let Limits {
+            relaunch_after,
+            lost_after,
+            ..
+        } = self.settings.limits;
+        let silence = now.monotonic.since(contact.last_heard);
+        if silence >= lost_after {
+            self.give_up(id, lost_after, now);
+        } else if contact.hung_up || silence >= relaunch_after {
+            contact.hung_up = false;
+            let lost_at = contact.last_heard.plus(lost_after);
+            self.set_alarm(id, lost_at.min(now.monotonic.plus(relaunch_after)));
+            self.launch(id);
+        } else {
+            let at = contact.last_heard.plus(relaunch_after);
+            self.set_alarm(id, at);
+        }
+    }
+
+    fn give_up(&mut self, id: SessionId, silence: Millis, now: Moment) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let never_held = session.gpu_event.start().is_none();
+        let ending = match &session.state {
+            State::Stopping { ending, .. } if never_held => ending.clone(),
+            State::Starting { .. } if never_held => Ending::failed(format!(
+                "Its agent was started but did not call within {silence}"
+            )),
+            State::Queued { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Stopping { .. }
+            | State::Ended { .. } => Ending {
+                reason: EndReason::Lost,
+                error: Some(format!("Its host was not heard of for {silence}")),
+            },
+        };
+        self.end(id, ending, now);
+    }
+}

@@ -1,0 +1,254 @@
+//! What a step changed and is not yet on record, and how it is undone.
+
+use std::collections::BTreeMap;
+
+use super::{CALL_BACK_WITHIN, Change, Command, ControlPlane};
+use crate::gpu::{GpuId, GpuType};
+use crate::id::{KeyId, MachineId, SessionId};
+use crate::key::Key;
+use crate::machine::{Machine, MachineVersion};
+use crate::owner::Owner;
+use crate::session::{Session, State};
+use crate::time::{Moment, Timestamp};
+
+/// Rows as they were before the step, and commands that wait for its commit.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    sessions: BTreeMap<SessionId, Before<Session>>,
+    machines: BTreeMap<MachineId, Before<Machine>>,
+    versions: Vec<(MachineId, MachineVersion)>,
+    keys: BTreeMap<KeyId, Before<Key>>,
+    pub(super) forget_before: Option<Timestamp>,
+    pub(super) commands: Vec<Command>,
+}
+
+/// A row before (`None`: there was none) and after.
+#[derive(Debug)]
+struct Before<T> {
+    before: Option<T>,
+    after: Option<T>,
+}
+
+impl ControlPlane {
+    /// The rows to write, each once, as they are now.
+    #[must_use]
+    pub fn changes(&self) -> Vec<Change> {
+        let sessions = self
+            .pending
+            .sessions
+            .values()
+            .filter(|row| row.before != row.after)
+            .filter_map(|row| row.after.clone())
+            .map(|session| Change::Session(Box::new(session)));
+        let machines = self
+            .pending
+            .machines
+            .iter()
+            .map(|(id, row)| match &row.after {
+                Some(machine) => Change::Machine(Box::new(machine.clone())),
+                None => Change::MachineDeleted(*id),
+            });
+        let versions = self
+            .pending
+            .versions
+            .iter()
+            .filter(|(machine, _)| self.machines.contains_key(machine))
+            .map(|(machine, version)| Change::MachineVersion(*machine, Box::new(version.clone())));
+        let keys = self
+            .pending
+            .keys
+            .values()
+            .filter_map(|row| row.after.clone())
+            .map(Change::Key);
+        let forget = self.pending.forget_before.map(Change::ForgetEndedBefore);
+        sessions
+            .chain(machines)
+            .chain(versions)
+            .chain(keys)
+            .chain(forget)
+            .collect()
+    }
+
+    /// The changes are on record: here is what is to be done.
+    #[must_use]
+    pub fn commit(&mut self) -> Vec<Command> {
+        std::mem::take(&mut self.pending).commands
+    }
+
+    /// The store refused: everything is as it was before the step.
+    pub fn roll_back(&mut self, now: Moment) {
+        let pending = std::mem::take(&mut self.pending);
+        for (id, row) in pending.sessions {
+            let placed = row
+                .before
+                .as_ref()
+                .is_some_and(|session| session.placement().is_some());
+            self.replace(id, row.before);
+            if placed && !self.contacts.contains_key(&id) {
+                self.expect_call(id, now.monotonic, now.monotonic.plus(CALL_BACK_WITHIN));
+            }
+        }
+        for (id, row) in pending.machines {
+            replace_row(&mut self.machines, id, row.before);
+        }
+        for (id, row) in pending.keys {
+            replace_row(&mut self.keys, id, row.before);
+        }
+    }
+
+    pub(super) fn put(&mut self, session: Session) {
+        let id = session.id;
+        let before = self.replace(id, Some(session.clone()));
+        let row = self.pending.sessions.entry(id).or_insert(Before {
+            before,
+            after: None,
+        });
+        row.after = Some(session);
+    }
+
+    pub(super) fn put_machine(&mut self, id: MachineId, machine: Option<Machine>) {
+        let before = replace_row(&mut self.machines, id, machine.clone());
+        if let Some(machine) = &machine
+            && before
+                .as_ref()
+                .is_none_or(|before| before.current.id != machine.current.id)
+        {
+            self.pending.versions.push((id, machine.current.clone()));
+        }
+        self.pending
+            .machines
+            .entry(id)
+            .or_insert(Before {
+                before,
+                after: None,
+            })
+            .after = machine;
+    }
+
+    pub(super) fn put_key(&mut self, key: Key) {
+        let id = key.id;
+        let before = replace_row(&mut self.keys, id, Some(key.clone()));
+        self.pending
+            .keys
+            .entry(id)
+            .or_insert(Before {
+                before,
+                after: None,
+            })
+            .after = Some(key);
+    }
+
+    /// The one place where sessions come, change and go, and where all that follows
+    /// from them is kept. Ended sessions are not held.
+    pub(super) fn replace(&mut self, id: SessionId, session: Option<Session>) -> Option<Session> {
+        if let Some(end) = session.as_ref().and_then(|session| session.gpu_event.end())
+            && let Some(gpu) = session
+                .as_ref()
+                .and_then(|session| session.gpu_event.gpu.clone())
+        {
+            let free_since = self.gpu_free_since.entry(gpu).or_insert(end);
+            *free_since = end.max(*free_since);
+        }
+        let after = session.filter(Session::is_open);
+        let before = self.sessions.remove(&id);
+        let (was, is) = (
+            before.as_ref().and_then(Footprint::of),
+            after.as_ref().and_then(Footprint::of),
+        );
+        if was != is {
+            if let Some(footprint) = was {
+                self.lift(id, footprint);
+            }
+            if let Some(footprint) = is {
+                self.set_down(id, footprint);
+            }
+        }
+        match after {
+            Some(session) => {
+                self.sessions.insert(id, session);
+            }
+            None => {
+                if let Some(contact) = self.contacts.remove(&id) {
+                    self.alarms.remove(&(contact.alarm, id));
+                }
+            }
+        }
+        before
+    }
+
+    fn lift(&mut self, id: SessionId, footprint: Footprint) {
+        match footprint.place {
+            Place::Waits { ticket } => self.floor.leave(&footprint.gpu_type, ticket),
+            Place::Has { gpu, port } => {
+                self.floor.vacate(&gpu, self.settings.inventory.get(&gpu));
+                self.settings.ports.give_back(port);
+            }
+        }
+        if let Some(open) = self.open_by_owner.get_mut(&footprint.owner) {
+            open.remove(&id);
+            if open.is_empty() {
+                self.open_by_owner.remove(&footprint.owner);
+            }
+        }
+    }
+
+    fn set_down(&mut self, id: SessionId, footprint: Footprint) {
+        match footprint.place {
+            Place::Waits { ticket } => {
+                self.floor.join(&footprint.gpu_type, ticket, id);
+                self.next_ticket = self.next_ticket.max(ticket + 1);
+            }
+            Place::Has { gpu, port } => {
+                self.floor.occupy(&gpu, &footprint.gpu_type, id);
+                self.settings.ports.take(port);
+            }
+        }
+        self.open_by_owner
+            .entry(footprint.owner)
+            .or_default()
+            .insert(id, footprint.machine_id);
+    }
+}
+
+/// What an open session takes up: all that the indexes know of it.
+#[derive(PartialEq, Eq)]
+struct Footprint {
+    owner: Owner,
+    machine_id: Option<MachineId>,
+    gpu_type: GpuType,
+    place: Place,
+}
+
+#[derive(PartialEq, Eq)]
+enum Place {
+    Waits { ticket: u64 },
+    Has { gpu: GpuId, port: u16 },
+}
+
+impl Footprint {
+    fn of(session: &Session) -> Option<Self> {
+        let place = match &session.state {
+            State::Queued { ticket } => Place::Waits { ticket: *ticket },
+            State::Starting { placement }
+            | State::Running { placement, .. }
+            | State::Stopping { placement, .. } => Place::Has {
+                gpu: placement.gpu.clone(),
+                port: placement.port,
+            },
+            State::Ended { .. } => return None,
+        };
+        Some(Self {
+            owner: session.owner.clone(),
+            machine_id: session.machine_id,
+            gpu_type: session.gpu_type.clone(),
+            place,
+        })
+    }
+}
+
+fn replace_row<K: Ord, V>(rows: &mut BTreeMap<K, V>, id: K, row: Option<V>) -> Option<V> {
+    match row {
+        Some(row) => rows.insert(id, row),
+        None => rows.remove(&id),
+    }
+}

@@ -1,0 +1,475 @@
+//! The agent's side: one session, kept to its time by the agent alone.
+//!
+//! ```text
+//!             app answered            TERM sent            KILL sent
+//!   Starting ─────────────▶ Running ───────────▶ Stopping ──────────▶ Killing
+//!      │  start limit,         │ deadline, stop,    │ grace is over     │
+//!      │  stop, exit           │ exit               │                   │ tree gone
+//!      └───────────────────────┴────────▶ ──────────┴─────────▶ Ended ◀─┘
+//! ```
+//!
+//! The server can lengthen a lease and can end it. Once the end has begun nothing
+//! that it says takes it back. With the server gone, everything here goes on.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::{AgentPhase, AgentStatus, ServerMessage};
+use crate::session::{EndReason, Ending};
+use crate::time::{Millis, Monotonic};
+
+/// How often a tree that outlives its KILL (a process in uninterruptible sleep) is
+/// killed again.
+const KILL_AGAIN_AFTER: Millis = Millis(500);
+
+/// The times that a session was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Total time from when the app first answers.
+    pub granted_ms: Millis,
+    /// How long the app may take to answer.
+    pub start_limit_ms: Millis,
+    /// Between TERM and KILL when the session is stopped.
+    pub grace_ms: Millis,
+    /// Between TERM and KILL when its time is up.
+    pub timeout_grace_ms: Millis,
+}
+
+/// How the app's own process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It exited with this status.
+    Status(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exited with status {status}"),
+            Self::Signal(9) => {
+                f.write_str("was killed by signal 9 (KILL, perhaps for want of memory)")
+            }
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+        }
+    }
+}
+
+/// What the agent is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Send TERM to every process of the session.
+    TerminateTree,
+    /// Send KILL to every process of the session, and say when the last is gone.
+    KillTree,
+    /// Tell the server where the session stands.
+    Report,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Running {
+        since: Monotonic,
+        upstream: SocketAddr,
+    },
+    Stopping {
+        ending: Ending,
+        running: Option<Millis>,
+        kill_at: Monotonic,
+    },
+    Killing {
+        ending: Ending,
+        running: Option<Millis>,
+        again_at: Monotonic,
+    },
+    Ended {
+        ending: Ending,
+        running: Option<Millis>,
+        held: Millis,
+    },
+}
+
+/// One session's lease, as its agent keeps it.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    terms: Terms,
+    held_since: Monotonic,
+    phase: Phase,
+    commands: VecDeque<Command>,
+}
+
+impl Lease {
+    /// A lease whose GPU is held from `now` on and whose app is being started.
+    #[must_use]
+    pub fn new(terms: Terms, now: Monotonic) -> Self {
+        Self {
+            terms,
+            held_since: now,
+            phase: Phase::Starting,
+            commands: VecDeque::from([Command::Report]),
+        }
+    }
+
+    /// The app answered its ready probe at `upstream`. The time starts now.
+    pub fn app_answered(&mut self, upstream: SocketAddr, now: Monotonic) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Running {
+                since: now,
+                upstream,
+            };
+            self.commands.push_back(Command::Report);
+        }
+    }
+
+    /// The app's own process ended; what it left behind ends with it. `last_words`
+    /// is the last line it wrote, for the sentence that says why.
+    pub fn app_exited(&mut self, exit: Exit, last_words: Option<&str>, now: Monotonic) {
+        let quoted = last_words.map_or_else(String::new, |words| format!(": {words}"));
+        let ending = match (&self.phase, exit) {
+            (Phase::Starting, _) => Ending::failed(format!(
+                "The app {exit} before it answered on its port{quoted}"
+            )),
+            (Phase::Running { .. }, Exit::Status(0)) => Ending::plain(EndReason::Exited),
+            (Phase::Running { .. }, _) => Ending {
+                reason: EndReason::Exited,
+                error: Some(format!("The app {exit}{quoted}")),
+            },
+            // It was told to.
+            (Phase::Stopping { ending, .. }, _) => ending.clone(),
+            (Phase::Killing { .. } | Phase::Ended { .. }, _) => return,
+        };
+        self.kill(ending, now);
+    }
+
+    /// The app could not be started at all.
+    pub fn app_not_started(&mut self, why: &str, now: Monotonic) {
+        if self.phase == Phase::Starting {
+            self.kill(Ending::failed(why.to_owned()), now);
+        }
+    }
+
+    /// The last process of the session is gone.
+    pub fn tree_gone(&mut self, now: Monotonic) {
+        if let Phase::Killing {
+            ending, running, ..
+        } = &self.phase
+        {
+            self.phase = Phase::Ended {
+                ending: ending.clone(),
+                running: *running,
+                held: now.since(self.held_since),
+            };
+            self.commands.push_back(Command::Report);
+        }
+    }
+
+    /// The server said something. Its `Forget` is for the agent's shell.
+    pub fn heard(&mut self, message: &ServerMessage, now: Monotonic) {
+        match message {
+            ServerMessage::Lease { granted_ms } => {
+                // A lease that has run out has run out, whether or not the timer
+                // that says so has fired yet.
+                self.advance(now);
+                if self.terms.granted_ms < *granted_ms {
+                    self.terms.granted_ms = *granted_ms;
+                    self.commands.push_back(Command::Report);
+                }
+            }
+            ServerMessage::Stop { ending } => {
+                self.terminate(ending.clone(), self.terms.grace_ms, now)
+            }
+            ServerMessage::Forget => {}
+        }
+    }
+
+    /// Time has passed.
+    pub fn advance(&mut self, now: Monotonic) {
+        match &self.phase {
+            Phase::Starting if self.deadline() <= Some(now) => {
+                let limit = self.terms.start_limit_ms;
+                self.terminate(
+                    Ending::failed(format!("The app did not answer on its port within {limit}")),
+                    self.terms.timeout_grace_ms,
+                    now,
+                );
+            }
+            Phase::Running { .. } if self.deadline() <= Some(now) => self.terminate(
+                Ending::plain(EndReason::TimedOut),
+                self.terms.timeout_grace_ms,
+                now,
+            ),
+            Phase::Stopping {
+                ending, kill_at, ..
+            } if *kill_at <= now => {
+                let ending = ending.clone();
+                self.kill(ending, now);
+            }
+            Phase::Killing {
+                ending,
+                running,
+                again_at,
+            } if *again_at <= now => {
+                self.phase = Phase::Killing {
+                    ending: ending.clone(),
+                    running: *running,
+                    again_at: now.plus(KILL_AGAIN_AFTER),
+                };
+                self.commands.push_back(Command::KillTree);
+            }
+            Phase::Starting
+            | Phase::Running { .. }
+            | Phase::Stopping { .. }
+            | Phase::Killing { .. }
+            | Phase::Ended { .. } => {}
+        }
+    }
+
+    /// When [`Lease::advance`] must be called next at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Monotonic> {
+        match &self.phase {
+            Phase::Starting => Some(self.held_since.plus(self.terms.start_limit_ms)),
+            Phase::Running { since, .. } => Some(since.plus(self.terms.granted_ms)),
+            Phase::Stopping { kill_at, .. } => Some(*kill_at),
+            Phase::Killing { again_at, .. } => Some(*again_at),
+            Phase::Ended { .. } => None,
+        }
+    }
+
+    /// What is to be done next.
+    pub fn next_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// The session as the server is told of it.
+    #[must_use]
+    pub fn status(&self, now: Monotonic) -> AgentStatus {
+        let held_so_far = now.since(self.held_since);
+        let (held_ms, phase) = match &self.phase {
+            Phase::Starting => (held_so_far, AgentPhase::Starting),
+            Phase::Running { since, upstream } => (
+                held_so_far,
+                AgentPhase::Running {
+                    running_ms: now.since(*since),
+                    upstream: *upstream,
+                },
+            ),
+            Phase::Stopping {
+                ending, running, ..
+            }
+            | Phase::Killing {
+                ending, running, ..
+            } => (
+                held_so_far,
+                AgentPhase::Stopping {
+                    ending: ending.clone(),
+                    running_ms: *running,
+                },
+            ),
+            Phase::Ended {
+                ending,
+                running,
+                held,
+            } => (
+                *held,
+                AgentPhase::Ended {
+                    ending: ending.clone(),
+                    running_ms: *running,
+                },
+            ),
+        };
+        AgentStatus {
+            held_ms,
+            granted_ms: self.terms.granted_ms,
+            phase,
+        }
+    }
+
+    /// Whether the last process is gone.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
+    }
+
+    fn running(&self, now: Monotonic) -> Option<Millis> {
+        match &self.phase {
+            Phase::Starting => None,
+            Phase::Running { since, .. } => Some(now.since(*since)),
+            Phase::Stopping { running, .. }
+            | Phase::Killing { running, .. }
+            | Phase::Ended { running, .. } => *running,
+        }
+    }
+
+    fn terminate(&mut self, ending: Ending, grace: Millis, now: Monotonic) {
+        if matches!(self.phase, Phase::Starting | Phase::Running { .. }) {
+            self.phase = Phase::Stopping {
+                ending,
+                running: self.running(now),
+                kill_at: now.plus(grace),
+            };
+            self.commands
+                .extend([Command::TerminateTree, Command::Report]);
+        }
+    }
+
+    fn kill(&mut self, ending: Ending, now: Monotonic) {
+        let already_stopping = matches!(self.phase, Phase::Stopping { .. });
+        self.phase = Phase::Killing {
+            ending,
+            running: self.running(now),
+            again_at: now.plus(KILL_AGAIN_AFTER),
+        };
+        self.commands.push_back(Command::KillTree);
+        if !already_stopping {
+            self.commands.push_back(Command::Report);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const TERMS: Terms = Terms {
+        granted_ms: Millis(60_000),
+        start_limit_ms: Millis(10_000),
+        grace_ms: Millis(5_000),
+        timeout_grace_ms: Millis(800),
+    };
+
+    fn upstream() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 9).into()
+    }
+
+    fn running_since(ready_at: u64) -> Lease {
+        let mut lease = Lease::new(TERMS, Monotonic(0));
+        lease.app_answered(upstream(), Monotonic(ready_at));
+        while lease.next_command().is_some() {}
+        lease
+    }
+
+    fn commands(lease: &mut Lease) -> Vec<Command> {
+        std::iter::from_fn(|| lease.next_command()).collect()
+    }
+
+    fn ending(lease: &Lease) -> Ending {
+        match lease.status(Monotonic(u64::MAX)).phase {
+            AgentPhase::Stopping { ending, .. } | AgentPhase::Ended { ending, .. } => ending,
+            phase @ (AgentPhase::Starting | AgentPhase::Running { .. }) => {
+                panic!("still {phase:?}")
+            }
+        }
+    }
+
+    #[test]
+    fn a_cold_start_does_not_eat_the_users_time() {
+        assert_eq!(running_since(9_000).deadline(), Some(Monotonic(69_000)));
+    }
+
+    #[test]
+    fn time_up_means_term_then_kill_then_gone() {
+        let mut lease = running_since(0);
+        lease.advance(Monotonic(59_999));
+        assert_eq!(commands(&mut lease), []);
+        lease.advance(Monotonic(60_000));
+        assert_eq!(
+            commands(&mut lease),
+            [Command::TerminateTree, Command::Report]
+        );
+        lease.advance(Monotonic(60_800));
+        assert_eq!(commands(&mut lease), [Command::KillTree]);
+        lease.tree_gone(Monotonic(60_801));
+        assert!(lease.is_over());
+        assert_eq!(ending(&lease).reason, EndReason::TimedOut);
+        assert_eq!(lease.status(Monotonic(99_999)).held_ms, Millis(60_801));
+    }
+
+    #[test]
+    fn nothing_said_later_can_un_end_a_session() {
+        let mut lease = running_since(0);
+        // The timer has not fired, and the word comes in a moment too late.
+        lease.heard(
+            &ServerMessage::Lease {
+                granted_ms: Millis(600_000),
+            },
+            Monotonic(60_000),
+        );
+        assert_eq!(ending(&lease).reason, EndReason::TimedOut);
+        lease.heard(
+            &ServerMessage::Lease {
+                granted_ms: Millis(700_000),
+            },
+            Monotonic(60_001),
+        );
+        lease.app_answered(upstream(), Monotonic(60_002));
+        lease.heard(
+            &ServerMessage::Stop {
+                ending: Ending::plain(EndReason::Cancelled),
+            },
+            Monotonic(60_003),
+        );
+        assert_eq!(ending(&lease).reason, EndReason::TimedOut);
+        assert_eq!(lease.deadline(), Some(Monotonic(60_800)));
+    }
+
+    #[test]
+    fn a_late_lease_never_shortens_a_newer_one() {
+        let mut lease = running_since(0);
+        lease.heard(
+            &ServerMessage::Lease {
+                granted_ms: Millis(120_000),
+            },
+            Monotonic(1),
+        );
+        lease.heard(
+            &ServerMessage::Lease {
+                granted_ms: Millis(90_000),
+            },
+            Monotonic(2),
+        );
+        assert_eq!(lease.deadline(), Some(Monotonic(120_000)));
+    }
+
+    #[test]
+    fn an_app_that_never_answers_fails_with_a_sentence() {
+        let mut lease = Lease::new(TERMS, Monotonic(0));
+        lease.advance(Monotonic(10_000));
+        assert_eq!(
+            ending(&lease),
+            Ending::failed("The app did not answer on its port within 10 s".into())
+        );
+    }
+
+    #[test]
+    fn an_exit_kills_what_the_app_left_behind() {
+        let mut lease = running_since(0);
+        lease.app_exited(Exit::Status(3), Some("out of cheese"), Monotonic(5));
+        assert_eq!(commands(&mut lease), [Command::KillTree, Command::Report]);
+        assert!(!lease.is_over());
+        assert_eq!(
+            ending(&lease),
+            Ending {
+                reason: EndReason::Exited,
+                error: Some("The app exited with status 3: out of cheese".into())
+            }
+        );
+    }
+
+    #[test]
+    fn a_tree_that_outlives_its_kill_is_killed_again() {
+        let mut lease = running_since(0);
+        lease.app_exited(Exit::Signal(9), None, Monotonic(0));
+        commands(&mut lease);
+        lease.advance(Monotonic(500));
+        assert_eq!(commands(&mut lease), [Command::KillTree]);
+        lease.advance(Monotonic(1_000));
+        assert_eq!(commands(&mut lease), [Command::KillTree]);
+    }
+}

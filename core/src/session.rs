@@ -1,0 +1,312 @@
+//! A session's life.
+//!
+//! ```text
+//!            ┌──────────────── cancel ────────────────┐
+//!            │                                        ▼
+//!   create ▶ Queued ▶ Starting ▶ Running ▶ Stopping ▶ Ended
+//!                        │          │                 ▲
+//!                        └──────────┴── the agent ────┘
+//!                             says so, or is silent
+//! ```
+//!
+//! Each state carries what is true in it and nothing else. States only advance.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gpu::{GpuId, GpuType};
+use crate::id::{MachineId, MachineVersionId, SessionId};
+use crate::machine::Recipe;
+use crate::metering::GpuEvent;
+use crate::owner::{Owner, UserId};
+use crate::protocol::{AgentPhase, AgentStatus};
+use crate::time::{Millis, Timestamp};
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// Someone asked for it.
+    Cancelled,
+    /// Its time was up.
+    TimedOut,
+    /// Nobody used it.
+    Idle,
+    /// Its app exited by itself.
+    Exited,
+    /// It never ran, or was broken.
+    Failed,
+    /// Its host was not heard of any more.
+    Lost,
+    /// Its owner's money was spent.
+    OverBudget,
+}
+
+/// An end: the reason, and the sentence for a person where there is more to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Why.
+    pub reason: EndReason,
+    /// What happened, for a person.
+    pub error: Option<String>,
+}
+
+impl Ending {
+    /// An end that needs no explaining.
+    #[must_use]
+    pub const fn plain(reason: EndReason) -> Self {
+        Self {
+            reason,
+            error: None,
+        }
+    }
+
+    /// A failure and its sentence.
+    #[must_use]
+    pub const fn failed(error: String) -> Self {
+        Self {
+            reason: EndReason::Failed,
+            error: Some(error),
+        }
+    }
+}
+
+/// Where a session was put.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The GPU that is its own.
+    pub gpu: GpuId,
+    /// What `CUDA_VISIBLE_DEVICES` says in it.
+    pub visible_device: String,
+    /// The port of its URL.
+    pub port: u16,
+}
+
+/// How far a session is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum State {
+    /// No GPU of its type is free.
+    Queued {
+        /// First come, first served: lower goes first.
+        ticket: u64,
+    },
+    /// An agent was asked for.
+    Starting {
+        /// Where.
+        placement: Placement,
+    },
+    /// The app answers.
+    Running {
+        /// Where.
+        placement: Placement,
+        /// Where the app listens.
+        upstream: SocketAddr,
+        /// Since when it answers.
+        started_at: Timestamp,
+        /// Until when it may run.
+        timeout_end: Timestamp,
+    },
+    /// Its processes are being ended.
+    Stopping {
+        /// Where.
+        placement: Placement,
+        /// Since when the app answered, if it did.
+        started_at: Option<Timestamp>,
+        /// Why.
+        ending: Ending,
+    },
+    /// Its last process is gone, or its host is.
+    Ended {
+        /// Since when the app answered, if it did.
+        started_at: Option<Timestamp>,
+        /// When.
+        ended_at: Timestamp,
+        /// Why.
+        ending: Ending,
+    },
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Who made it.
+    pub user_id: UserId,
+    /// The machine it was made from, if any.
+    pub machine_id: Option<MachineId>,
+    /// The machine's version at that time.
+    pub machine_version_id: Option<MachineVersionId>,
+    /// What it runs.
+    pub recipe: Recipe,
+    /// The GPU type it asked for.
+    pub gpu_type: GpuType,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The total time granted, extensions included.
+    pub granted_ms: Millis,
+    /// How far it is.
+    #[serde(flatten)]
+    pub state: State,
+    /// What it held, and what that costs.
+    pub gpu_event: GpuEvent,
+}
+
+impl Session {
+    /// Has it not ended?
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        !matches!(self.state, State::Ended { .. })
+    }
+
+    /// Where it was put, while it is anywhere.
+    #[must_use]
+    pub const fn placement(&self) -> Option<&Placement> {
+        match &self.state {
+            State::Queued { .. } | State::Ended { .. } => None,
+            State::Starting { placement }
+            | State::Running { placement, .. }
+            | State::Stopping { placement, .. } => Some(placement),
+        }
+    }
+
+    /// Since when its app answers, or did.
+    #[must_use]
+    pub const fn started_at(&self) -> Option<Timestamp> {
+        match &self.state {
+            State::Queued { .. } | State::Starting { .. } => None,
+            State::Running { started_at, .. } => Some(*started_at),
+            State::Stopping { started_at, .. } | State::Ended { started_at, .. } => *started_at,
+        }
+    }
+
+    /// Its URL's port is another one from now on.
+    pub(crate) fn move_port(&mut self, to: u16) {
+        match &mut self.state {
+            State::Queued { .. } | State::Ended { .. } => {}
+            State::Starting { placement }
+            | State::Running { placement, .. }
+            | State::Stopping { placement, .. } => placement.port = to,
+        }
+    }
+
+    /// More time. The caller has checked that it runs and may have more.
+    pub(crate) fn extend(&mut self, by: Millis) {
+        if let State::Running { timeout_end, .. } = &mut self.state {
+            *timeout_end = timeout_end.plus(by);
+            self.granted_ms = self.granted_ms.plus(by);
+        }
+    }
+
+    /// It is to end: at once when it is nowhere, else as soon as its tree is gone.
+    pub(crate) fn stop(&mut self, ending: Ending, now: Timestamp) {
+        match &self.state {
+            State::Queued { .. } => {
+                self.state = State::Ended {
+                    started_at: None,
+                    ended_at: now,
+                    ending,
+                };
+            }
+            State::Starting { placement } | State::Running { placement, .. } => {
+                self.state = State::Stopping {
+                    placement: placement.clone(),
+                    started_at: self.started_at(),
+                    ending,
+                };
+            }
+            State::Stopping { .. } | State::Ended { .. } => {}
+        }
+    }
+
+    /// It has ended, whatever it was in.
+    pub(crate) fn end(&mut self, ending: Ending, now: Timestamp) {
+        if self.is_open() {
+            self.gpu_event.close();
+            // A wall clock that was stepped back never ends a session before its start.
+            let ended_at = now.max(self.started_at().unwrap_or(self.created_at));
+            self.state = State::Ended {
+                started_at: self.started_at(),
+                ended_at,
+                ending,
+            };
+        }
+    }
+
+    /// Its agent says where it stands.
+    pub(crate) fn observe(
+        &mut self,
+        status: &AgentStatus,
+        now: Timestamp,
+        gpu_free_since: Timestamp,
+    ) {
+        let Some(placement) = self.placement().cloned() else {
+            return;
+        };
+        self.gpu_event.prove(
+            &placement.gpu,
+            status.held_ms,
+            now,
+            gpu_free_since.max(self.created_at),
+        );
+        match &status.phase {
+            AgentPhase::Starting => {}
+            AgentPhase::Running {
+                running_ms,
+                upstream,
+            } => self.is_running(*running_ms, *upstream, now),
+            AgentPhase::Stopping { ending, running_ms } => {
+                self.is_stopping(ending, *running_ms, now);
+            }
+            AgentPhase::Ended { ending, running_ms } => {
+                self.is_stopping(ending, *running_ms, now);
+                self.end(ending.clone(), now);
+            }
+        }
+    }
+
+    fn is_running(&mut self, running_ms: Millis, at: SocketAddr, now: Timestamp) {
+        /// A deadline on record that is off by less is left alone.
+        const DRIFT: Millis = Millis(1_000);
+        let timeout_end_now = now.plus(self.granted_ms.minus(running_ms));
+        match &mut self.state {
+            State::Starting { placement } => {
+                self.state = State::Running {
+                    placement: placement.clone(),
+                    upstream: at,
+                    started_at: now.minus(running_ms).max(self.created_at),
+                    timeout_end: timeout_end_now,
+                };
+            }
+            // The agent's clock decides. If ours was stepped, the record follows.
+            State::Running { timeout_end, .. } => {
+                let off = timeout_end
+                    .since(timeout_end_now)
+                    .max(timeout_end_now.since(*timeout_end));
+                if off > DRIFT {
+                    *timeout_end = timeout_end_now;
+                }
+            }
+            State::Queued { .. } | State::Stopping { .. } | State::Ended { .. } => {}
+        }
+    }
+
+    /// The end has begun; that the app answered may be news too.
+    fn is_stopping(&mut self, ending: &Ending, running_ms: Option<Millis>, now: Timestamp) {
+        self.stop(ending.clone(), now);
+        if let (
+            State::Stopping {
+                started_at: began @ None,
+                ..
+            },
+            Some(running_ms),
+        ) = (&mut self.state, running_ms)
+        {
+            *began = Some(now.minus(running_ms).max(self.created_at));
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The agent: the supervisor beside the app. (Being written.)
+
+pub mod spec;

@@ -1,0 +1,52 @@
+//! What an agent is told when it is launched.
+
+use std::path::PathBuf;
+
+use dwell_core::id::SessionId;
+use dwell_core::lease::Terms;
+use dwell_core::machine::Recipe;
+use dwell_core::time::Millis;
+use serde::{Deserialize, Serialize};
+
+/// `agent.json` in a session's directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentSpec {
+    /// The session.
+    pub session: SessionId,
+    /// By which the server knows this agent.
+    pub secret: String,
+    /// The server's `server.json`, read anew before each call: a server that was
+    /// restarted may listen elsewhere.
+    pub server_file: PathBuf,
+    /// What to run.
+    pub recipe: Recipe,
+    /// `CUDA_VISIBLE_DEVICES`.
+    pub visible_device: String,
+    /// For how long.
+    pub terms: Terms,
+    /// How often to say that it lives.
+    pub heartbeat: Millis,
+    /// What the app may use.
+    pub limits: AppLimits,
+}
+
+/// What an app may use. `None` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppLimits {
+    /// Memory, in MiB.
+    pub memory_mib: Option<u64>,
+    /// Processes and threads at once.
+    pub pids: Option<u64>,
+    /// Log kept on disk, in MiB; the oldest goes first.
+    pub log_mib: u64,
+}
+
+impl Default for AppLimits {
+    fn default() -> Self {
+        Self {
+            memory_mib: None,
+            pids: Some(16_384),
+            log_mib: 16,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! cli (Being written.)

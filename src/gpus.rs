@@ -1,0 +1,1 @@
+//! gpus (Being written.)

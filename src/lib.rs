@@ -1,0 +1,24 @@
+//! Dwell: interactive sessions on GPUs, in one binary.
+//!
+//! Data goes one way: a request comes to the [`api`], the [`driver`] has the core
+//! decide, the [`store`] commits what follows, and only then is it done by a
+//! [`launcher`], an agent (through the [`tunnel`]) or the [`gateway`]. See
+//! `ARCHITECTURE.md` for the map.
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod data_dir;
+pub mod driver;
+pub mod gateway;
+pub mod gpus;
+pub mod keys;
+pub mod launcher;
+pub mod server;
+pub mod session_log;
+pub mod store;
+pub mod telemetry;
+pub mod tunnel;

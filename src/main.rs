@@ -1,0 +1,2 @@
+//! dwell
+fn main() {}
