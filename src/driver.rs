@@ -7,6 +7,8 @@
 
 mod effects;
 mod live;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
