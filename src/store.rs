@@ -2,6 +2,10 @@
 //!
 //! One writer (the driver), any number of readers. Whoever reads a tenant's rows
 //! says whose: a query without an owner does not compile.
+//!
+//! What a store promises is told, story by story, in `tests/store/conformance.rs`.
+
+pub mod sqlite;
 
 use async_trait::async_trait;
 use dwell_core::control_plane::{Change, Snapshot};
