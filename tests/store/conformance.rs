@@ -466,8 +466,9 @@ pub async fn a_revoked_key_stays_readable<H: Home>() {
     };
     let revoke = vec![Change::Key(revoked.clone())];
     store.commit(revoke).await.unwrap();
-    assert_eq!(store.keys(&ann()).await.unwrap(), [revoked.clone()]);
-    assert_eq!(store.load().await.unwrap().keys, [revoked]);
+    let revoked = [revoked];
+    assert_eq!(store.keys(&ann()).await.unwrap(), revoked);
+    assert_eq!(store.load().await.unwrap().keys, revoked);
 }
 
 pub async fn what_ended_long_ago_is_forgotten<H: Home>() {

@@ -1,5 +1,9 @@
 //! SQLite keeps what every store promises, and what only a file can be asked for.
 
+mod file;
+mod refusal;
+mod survival;
+
 use std::path::PathBuf;
 
 use dwell::store::sqlite::Sqlite;
@@ -26,7 +30,7 @@ impl Home for Directory {
     }
 }
 
-mod conformance {
+mod every_store {
     use super::*;
     conforms!(Directory);
 }

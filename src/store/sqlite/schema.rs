@@ -142,3 +142,24 @@ pub(super) fn server_secret(file: &Path, writer: &Connection) -> Result<[u8; 32]
         .map_err(refused)?;
     Ok(stored().map_err(refused)?.unwrap_or(fresh))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_waits_for_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = open_writer(&dir.path().join("store.db")).unwrap();
+        let setting = |name| {
+            writer
+                .pragma_query_value(None, name, |value| {
+                    value.get::<_, rusqlite::types::Value>(0)
+                })
+                .unwrap()
+        };
+        assert_eq!(setting("journal_mode"), "wal".to_owned().into());
+        assert_eq!(setting("synchronous"), 2.into(), "FULL");
+        assert_eq!(setting("foreign_keys"), 1.into());
+    }
+}

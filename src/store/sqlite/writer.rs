@@ -305,3 +305,79 @@ fn forget_some(connection: &Connection, before: Timestamp) -> rusqlite::Result<u
 fn run(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute(values).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::schema::open_writer;
+    use dwell_core::id::KeyId;
+    use dwell_core::key::{Key, KeyHash};
+    use dwell_core::owner::{Principal, UserId};
+    use uuid::Uuid;
+
+    #[test]
+    fn a_full_disk_refuses_what_does_not_fit_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("store.db");
+        let mut work = Work {
+            connection: open_writer(&file).unwrap(),
+            file: Arc::from(file.as_path()),
+            transactions: Arc::default(),
+            forget_before: None,
+        };
+        let pages: u32 = work
+            .connection
+            .pragma_query_value(None, "page_count", |pages| pages.get(0))
+            .unwrap();
+        let limit_pages = |work: &Work, limit: u32| {
+            work.connection
+                .pragma_update(None, "max_page_count", limit)
+                .unwrap();
+        };
+        limit_pages(&work, pages + 10);
+
+        let results = commit_together(&mut work, &[(1, 100), (2, 100_000), (3, 100)]);
+        let refusal = format!(
+            "{} could not be written: its disk is full; free some space and try again",
+            file.display()
+        );
+        assert_eq!(results, [None, Some(refusal), None]);
+
+        limit_pages(&work, pages + 1_000);
+        assert_eq!(commit_together(&mut work, &[(2, 100_000)]), [None]);
+        let kept: u32 = work
+            .connection
+            .query_row("SELECT count(*) FROM keys", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(kept, 3);
+    }
+
+    /// Commits keys of these numbers and sizes; the refusals.
+    fn commit_together(work: &mut Work, keys: &[(u128, usize)]) -> Vec<Option<String>> {
+        let (batch, results): (Vec<_>, Vec<_>) = keys
+            .iter()
+            .map(|(n, size)| {
+                let key = Key {
+                    id: KeyId(Uuid::from_u128(*n)),
+                    name: "x".repeat(*size),
+                    hash: KeyHash([0; 32]),
+                    principal: Principal {
+                        user: UserId("ann".into()),
+                        org: None,
+                        admin: false,
+                    },
+                    created_at: Timestamp(0),
+                    revoked_at: None,
+                };
+                let (done, result) = oneshot::channel();
+                let changes = vec![Change::Key(key)];
+                (Waiting { changes, done }, result)
+            })
+            .unzip();
+        work.commit(batch);
+        results
+            .into_iter()
+            .map(|mut result| result.try_recv().unwrap().err().map(|refusal| refusal.0))
+            .collect()
+    }
+}
