@@ -1,6 +1,7 @@
 //! The promises of [`Store`], one story each. Every kind of store is to keep all of
 //! them: see [`conforms`].
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use dwell::store::{EventQuery, SessionRecord, Store};
@@ -113,28 +114,30 @@ pub async fn a_commit_is_all_or_nothing<H: Home>() {
 pub async fn a_commit_is_seen_whole_or_not_at_all<H: Home>() {
     let home = H::fresh().await;
     let store = home.open().await;
-    let write_pairs = async {
-        for n in 0..50 {
-            let pair = vec![put(&session(2 * n)), put(&session(2 * n + 1))];
-            store.commit(pair).await.unwrap();
+    let done = Cell::new(false);
+    let pairs_come_and_go = async {
+        for end in [false, true] {
+            for n in 0..50 {
+                let pair = [session(2 * n), session(2 * n + 1)];
+                let pair = pair.map(|row| put(&if end { ended(row, 0) } else { row }));
+                store.commit(pair.to_vec()).await.unwrap();
+            }
         }
+        done.set(true);
     };
-    let count_until_all = async {
-        loop {
+    let look = async {
+        while !done.get() {
             let seen = store.open_sessions(&ann(), None).await.unwrap();
             assert_eq!(seen.len() % 2, 0, "half a pair was seen");
             let positions = seen.iter().map(|record| record.queue_position.unwrap());
             let newest_first = (1..=u32::try_from(seen.len()).unwrap()).rev();
             assert!(
                 positions.eq(newest_first),
-                "positions are of the same moment"
+                "positions are of another moment than their sessions"
             );
-            if seen.len() == 100 {
-                break;
-            }
         }
     };
-    tokio::join!(write_pairs, count_until_all);
+    tokio::join!(pairs_come_and_go, look);
 }
 
 pub async fn many_commits_at_once_all_hold_and_a_bad_one_fails_alone<H: Home>() {
