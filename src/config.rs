@@ -1,1 +1,249 @@
-//! config (Being written.)
+//! What a server is told to be: flags, `DWELL_…`, the config file, defaults; the
+//! first of them that says something is right.
+
+mod file;
+mod reader;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use dwell_core::gpu::GpuType;
+use dwell_core::limits::Limits;
+use dwell_core::machine::Access;
+use dwell_core::pricing::Prices;
+
+use crate::agent::spec::AppLimits;
+use crate::data_dir::DataDir;
+use file::FileSays;
+use reader::Source;
+
+/// Where a server listens when nobody says otherwise.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// Ports of session URLs when nobody says otherwise.
+pub const DEFAULT_SESSION_PORTS: RangeInclusive<u16> = 20_000..=29_999;
+
+/// What a server is configured to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where API, dashboard and agents are served.
+    pub listen: SocketAddr,
+    /// Where everything is kept; absolute.
+    pub data_dir: DataDir,
+    /// Ports of session URLs.
+    pub session_ports: RangeInclusive<u16>,
+    /// The host of session URLs, as it stands in them.
+    pub session_host: String,
+    /// Who may use a session URL, where the machine does not say.
+    pub access: Access,
+    /// What it allows and how long it waits.
+    pub limits: Limits,
+    /// What each app may use.
+    pub app_limits: AppLimits,
+    /// How many GPUs of each type there are, as declared, in the file's order; a type
+    /// that is not here is for NVML to find.
+    pub declared_gpus: Vec<(GpuType, u32)>,
+    /// What GPU time costs.
+    pub prices: Prices,
+}
+
+/// What flags and `DWELL_…` say. See [`Config`] for what each means.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each is what it is in Config")]
+pub struct Flags {
+    pub listen: Option<SocketAddr>,
+    pub data_dir: Option<PathBuf>,
+    pub session_ports: Option<RangeInclusive<u16>>,
+    pub session_host: Option<String>,
+    pub access: Option<Access>,
+    pub domain: Option<String>,
+    pub store: Option<String>,
+}
+
+/// What is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file and the line, from 1 on; none where it is not one of a file.
+    pub place: Option<(PathBuf, usize)>,
+    /// The sentence; it names the key.
+    pub sentence: String,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some((file, line)) => write!(f, "{}:{line}: {}", file.display(), self.sentence),
+            None => f.write_str(&self.sentence),
+        }
+    }
+}
+
+impl Config {
+    /// The configuration that `flags` and the file, if there is one, make.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or something in it or in the flags is not
+    /// understood, out of range, or not there yet.
+    pub fn load(file: Option<&Path>, flags: Flags) -> Result<Self, ConfigError> {
+        match file {
+            None => Self::resolve(FileSays::default(), flags),
+            Some(file) => {
+                let text = std::fs::read_to_string(file).map_err(|why| ConfigError {
+                    place: None,
+                    sentence: format!("cannot read the config file {}: {why}", file.display()),
+                })?;
+                Self::resolve(FileSays::read(Source { file, text: &text })?, flags)
+            }
+        }
+    }
+
+    fn resolve(file: FileSays, flags: Flags) -> Result<Self, ConfigError> {
+        let wrong = |flag: &str, sentence: String| ConfigError {
+            place: None,
+            sentence: format!("--{flag}: {sentence}"),
+        };
+        if let Some(domain) = &flags.domain {
+            check_domain(domain).map_err(|sentence| wrong("domain", sentence))?;
+        }
+        if let Some(store) = &flags.store {
+            check_store(store).map_err(|sentence| wrong("store", sentence))?;
+        }
+        let listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
+        let session_ports = flags
+            .session_ports
+            .or(file.session_ports)
+            .unwrap_or(DEFAULT_SESSION_PORTS);
+        if session_ports.contains(&listen.port()) {
+            return Err(ConfigError {
+                place: None,
+                sentence: format!(
+                    "listen: port {} lies within session_ports {}-{}; choose another for one of them",
+                    listen.port(),
+                    session_ports.start(),
+                    session_ports.end()
+                ),
+            });
+        }
+        let data_dir = flags
+            .data_dir
+            .or(file.data_dir)
+            .unwrap_or_else(|| DataDir::default_for_user().0);
+        let data_dir = std::path::absolute(&data_dir).map_err(|why| ConfigError {
+            place: None,
+            sentence: format!("data_dir: {} is no path: {why}", data_dir.display()),
+        })?;
+        let access = if listen.ip().is_loopback() {
+            Access::Link
+        } else {
+            Access::Private
+        };
+        Ok(Self {
+            listen,
+            data_dir: DataDir(data_dir),
+            session_ports,
+            session_host: flags
+                .session_host
+                .or(file.session_host)
+                .unwrap_or_else(|| host_of(listen.ip())),
+            access: flags.access.or(file.access).unwrap_or(access),
+            limits: file.limits,
+            app_limits: file.app_limits,
+            declared_gpus: file.gpus,
+            prices: file.prices,
+        })
+    }
+}
+
+/// How clients name the host that listens on `ip`.
+fn host_of(ip: IpAddr) -> String {
+    match ip {
+        // All addresses is none that a client could use: the name is the best guess.
+        _ if ip.is_unspecified() => nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .filter(|name| check_host(name).is_ok())
+            .unwrap_or_else(|| "localhost".to_owned()),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+/// `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`. Port 0 takes one that is free.
+///
+/// # Errors
+/// A sentence that says what it should be.
+pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.replacen("localhost:", "127.0.0.1:", 1)
+        .parse()
+        .map_err(|_| format!("\"{text}\" is no address with a port; write it like 127.0.0.1:8080"))
+}
+
+/// `20000-29999`, both included.
+///
+/// # Errors
+/// A sentence that says what it should be.
+pub fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)))
+        .ok_or_else(|| format!("\"{text}\" is no range of ports; write it like 20000-29999"))?;
+    if first == 0 {
+        return Err("port 0 cannot be part of a URL; start at 1 or above".to_owned());
+    }
+    if last < first {
+        return Err(format!(
+            "the range {first}-{last} is empty; the lower port goes first"
+        ));
+    }
+    Ok(first..=last)
+}
+
+/// `link` or `private`.
+///
+/// # Errors
+/// A sentence that says what it should be.
+pub fn parse_access(text: &str) -> Result<Access, String> {
+    match text {
+        "link" => Ok(Access::Link),
+        "private" => Ok(Access::Private),
+        other => Err(format!("\"{other}\" is neither \"link\" nor \"private\"")),
+    }
+}
+
+/// A host as it may stand in a URL, without scheme, port and path.
+///
+/// # Errors
+/// A sentence that says what it should be.
+pub fn check_host(text: &str) -> Result<(), String> {
+    let authority = text.parse::<axum::http::uri::Authority>();
+    match authority {
+        Ok(authority) if authority.host() == text => Ok(()),
+        Ok(_) | Err(_) => Err(format!(
+            "\"{text}\" is no host; write a name or an address, without scheme and port"
+        )),
+    }
+}
+
+fn check_domain(domain: &str) -> Result<(), String> {
+    Err(format!(
+        "session URLs under \"{domain}\" are not there yet; leave it out, and each session has \
+         a port of its own from session_ports"
+    ))
+}
+
+fn check_store(store: &str) -> Result<(), String> {
+    match store {
+        "sqlite" => Ok(()),
+        postgres if postgres.starts_with("postgres") => {
+            Err("Postgres is not there yet; use \"sqlite\"".to_owned())
+        }
+        other => Err(format!("there is no store \"{other}\"; use \"sqlite\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! The config file: its keys, and what is right for each.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use dwell_core::gpu::GpuType;
+use dwell_core::limits::Limits;
+use dwell_core::machine::Access;
+use dwell_core::pricing::{HourlyRate, Prices};
+use dwell_core::time::Millis;
+use toml::de::DeTable;
+
+use super::reader::{Entry, Source, Table};
+use super::{
+    ConfigError, check_domain, check_host, check_store, parse_access, parse_listen, parse_ports,
+};
+use crate::agent::spec::AppLimits;
+
+/// What the file says; what it does not say of limits, prices and GPUs is as by
+/// default.
+#[derive(Default)]
+pub struct FileSays {
+    pub listen: Option<SocketAddr>,
+    pub data_dir: Option<PathBuf>,
+    pub session_ports: Option<RangeInclusive<u16>>,
+    pub session_host: Option<String>,
+    pub access: Option<Access>,
+    pub limits: Limits,
+    pub app_limits: AppLimits,
+    pub gpus: Vec<(GpuType, u32)>,
+    pub prices: Prices,
+}
+
+impl FileSays {
+    /// What `source` says.
+    pub fn read(source: Source<'_>) -> Result<Self, ConfigError> {
+        let parsed = DeTable::parse(source.text).map_err(|error| {
+            let at = error.span().unwrap_or(0..0);
+            source.error(&at, error.message().replace('\n', ", "))
+        })?;
+        let mut root = Table::root(source, &parsed);
+        let here = source.file.parent().unwrap_or(Path::new(""));
+        if let Some(domain) = root.take("domain") {
+            domain.parse(check_domain)?;
+        }
+        if let Some(store) = root.take("store") {
+            store.parse(check_store)?;
+        }
+        if let Some(launchers) = root.take("launcher") {
+            check_launchers(&launchers)?;
+        }
+        let text = |entry: Option<Entry<'_>>, check: fn(&str) -> Result<(), String>| {
+            entry
+                .map(|entry| entry.parse(|text| check(text).map(|()| text.to_owned())))
+                .transpose()
+        };
+        let says = Self {
+            listen: root
+                .take("listen")
+                .map(|entry| entry.parse(parse_listen))
+                .transpose()?,
+            // Relative to the file, which does not depend on where one stands.
+            data_dir: text(root.take("data_dir"), check_path)?.map(|path| here.join(path)),
+            session_ports: root
+                .take("session_ports")
+                .map(|entry| entry.parse(parse_ports))
+                .transpose()?,
+            session_host: text(root.take("session_host"), check_host)?,
+            access: root
+                .take("access")
+                .map(|entry| entry.parse(parse_access))
+                .transpose()?,
+            limits: limits(root.take_table("limits")?)?,
+            app_limits: app_limits(root.take_table("session")?)?,
+            gpus: gpus(root.take_table("gpus")?)?,
+            prices: prices(root.take_table("prices")?)?,
+        };
+        root.finish()?;
+        Ok(says)
+    }
+}
+
+fn limits(mut table: Table<'_>) -> Result<Limits, ConfigError> {
+    /// So many of anything are enough for whoever writes a file by hand.
+    const MANY: u32 = 10_000_000;
+    /// A year.
+    const LONGEST_MINUTES: u32 = 366 * 24 * 60;
+    let default = Limits::default();
+    let mut whole = |key, range, default: u32| match table.take(key) {
+        Some(entry) => entry.whole(range),
+        None => Ok(default),
+    };
+    let sessions_per_machine = whole(
+        "sessions_per_machine",
+        1..=MANY,
+        default.sessions_per_machine,
+    )?;
+    let sessions_per_owner = whole("sessions_per_owner", 1..=MANY, default.sessions_per_owner)?;
+    let machines_per_owner = whole("machines_per_owner", 1..=MANY, default.machines_per_owner)?;
+    let keys_per_owner = whole("keys_per_owner", 1..=MANY, default.keys_per_owner)?;
+    let timeout_max_minutes = whole(
+        "timeout_max_minutes",
+        1..=LONGEST_MINUTES,
+        default.timeout_max_minutes,
+    )?;
+    let timeout_default_minutes = whole(
+        "timeout_default_minutes",
+        1..=timeout_max_minutes,
+        default.timeout_default_minutes.min(timeout_max_minutes),
+    )?;
+    let mut span = |key, unit: Unit, default: Millis| match table.take(key) {
+        Some(entry) => unit.span(&entry),
+        None => Ok(default),
+    };
+    let limits = Limits {
+        sessions_per_machine,
+        sessions_per_owner,
+        machines_per_owner,
+        keys_per_owner,
+        timeout_max_minutes,
+        timeout_default_minutes,
+        start_limit: span("start_minutes", MINUTES, default.start_limit)?,
+        grace: span("grace_seconds", SECONDS, default.grace)?,
+        timeout_grace: span("timeout_grace_seconds", SECONDS, default.timeout_grace)?,
+        heartbeat: span("heartbeat_seconds", SECONDS, default.heartbeat)?,
+        relaunch_after: span("relaunch_after_seconds", SECONDS, default.relaunch_after)?,
+        lost_after: span("lost_after_seconds", SECONDS, default.lost_after)?,
+        retention: span("retention_days", DAYS, default.retention)?,
+    };
+    if limits.heartbeat >= limits.relaunch_after || limits.relaunch_after >= limits.lost_after {
+        return Err(table.error(&format!(
+            "heartbeat_seconds ({}) must be below relaunch_after_seconds ({}), and that below \
+             lost_after_seconds ({})",
+            limits.heartbeat, limits.relaunch_after, limits.lost_after
+        )));
+    }
+    table.finish()?;
+    Ok(limits)
+}
+
+/// A unit that spans are written in.
+struct Unit {
+    millis: f64,
+    most: f64,
+}
+
+const SECONDS: Unit = Unit {
+    millis: 1e3,
+    most: 86_400.0,
+};
+const MINUTES: Unit = Unit {
+    millis: 60e3,
+    most: 1_440.0,
+};
+const DAYS: Unit = Unit {
+    millis: 86_400e3,
+    most: 36_500.0,
+};
+
+impl Unit {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be within range"
+    )]
+    fn span(&self, entry: &Entry<'_>) -> Result<Millis, ConfigError> {
+        // A thousandth of a second is the least there is.
+        let number = entry.number(0.001..=self.most)?;
+        Ok(Millis((number * self.millis).round() as u64))
+    }
+}
+
+fn app_limits(mut table: Table<'_>) -> Result<AppLimits, ConfigError> {
+    /// A pebibyte.
+    const MOST_MIB: u32 = 1 << 30;
+    /// As many as Linux can count.
+    const MOST_PIDS: u32 = 1 << 22;
+    let default = AppLimits::default();
+    let mut whole = |key, range| table.take(key).map(|entry| entry.whole(range)).transpose();
+    let memory_mib = whole("memory_mib", 0..=MOST_MIB)?;
+    let pids_max = whole("pids_max", 0..=MOST_PIDS)?;
+    let log_mib = whole("log_mib", 1..=MOST_MIB)?;
+    table.finish()?;
+    // 0 says that there is to be no limit.
+    let limit = |said: Option<u32>, default: Option<u64>| match said {
+        None => default,
+        Some(0) => None,
+        Some(most) => Some(u64::from(most)),
+    };
+    Ok(AppLimits {
+        memory_mib: limit(memory_mib, default.memory_mib),
+        pids: limit(pids_max, default.pids),
+        log_mib: log_mib.map_or(default.log_mib, u64::from),
+    })
+}
+
+fn gpus(table: Table<'_>) -> Result<Vec<(GpuType, u32)>, ConfigError> {
+    /// Of one type on one host.
+    const MOST: u32 = 10_000;
+    let entries = table.take_all().into_iter();
+    entries
+        .map(|(name, entry)| Ok((gpu_type(name, &entry)?, entry.whole(0..=MOST)?)))
+        .collect()
+}
+
+fn prices(table: Table<'_>) -> Result<Prices, ConfigError> {
+    let entries = table.take_all().into_iter();
+    let rates = entries.map(|(name, entry)| {
+        let dollars = entry.number(0.0..=1e6)?;
+        let rate = HourlyRate::from_dollars(dollars)
+            .ok_or_else(|| entry.error(&format!("{dollars} is no price")))?;
+        Ok((gpu_type(name, &entry)?, rate))
+    });
+    rates.collect::<Result<_, _>>().map(Prices)
+}
+
+fn gpu_type(name: &str, entry: &Entry<'_>) -> Result<GpuType, ConfigError> {
+    if name.trim().is_empty() || name.trim() != name {
+        return Err(entry.error("is no name of a GPU type"));
+    }
+    Ok(GpuType(name.to_owned()))
+}
+
+fn check_launchers(entry: &Entry<'_>) -> Result<(), ConfigError> {
+    for mut launcher in entry.tables()? {
+        let kind = launcher
+            .take("kind")
+            .ok_or_else(|| launcher.error("must have a kind; \"local\" is one"))?;
+        kind.parse(|kind| match kind {
+            "local" => Ok(()),
+            "docker" | "podman" | "slurm" | "kubernetes" => Err(format!(
+                "\"{kind}\" is not there yet; use \"local\", or no [[launcher]] at all"
+            )),
+            other => Err(format!("there is no launcher \"{other}\"; use \"local\"")),
+        })?;
+        launcher.finish()?;
+    }
+    Ok(())
+}
+
+fn check_path(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("must name a directory".to_owned());
+    }
+    Ok(())
+}

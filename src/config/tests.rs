@@ -1,0 +1,201 @@
+use dwell_core::pricing::HourlyRate;
+use dwell_core::time::Millis;
+
+use super::*;
+
+fn read(text: &str) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dwell.toml");
+    std::fs::write(&file, text).unwrap();
+    Config::load(Some(&file), Flags::default()).map_err(|error| {
+        let prefix = format!("{}/", dir.path().display());
+        error.to_string().replace(&prefix, "")
+    })
+}
+
+fn refusal(text: &str) -> String {
+    read(text).expect_err("it should be refused")
+}
+
+#[test]
+fn an_unknown_key_is_refused_by_file_line_and_name() {
+    assert_eq!(
+        refusal("\n\nlissten = \"127.0.0.1:1\"\n"),
+        "dwell.toml:3: unknown key \"lissten\" (did you mean \"listen\"?)"
+    );
+    assert_eq!(
+        refusal("[limits]\nstart_minuts = 3\n"),
+        "dwell.toml:2: unknown key \"start_minuts\" in [limits] (did you mean \"start_minutes\"?)"
+    );
+    assert_eq!(
+        refusal("[session]\nzz = 3\n"),
+        "dwell.toml:2: unknown key \"zz\" in [session]; known are: memory_mib, pids_max, log_mib"
+    );
+}
+
+#[test]
+fn a_value_that_does_not_fit_is_refused_by_line_key_and_value() {
+    for (text, sentence) in [
+        (
+            "[limits]\n\nsessions_per_machine = 0",
+            "dwell.toml:3: limits.sessions_per_machine: must be a whole number from 1 to 10000000; 0 is not",
+        ),
+        (
+            "[limits]\nstart_minutes = \"ten\"",
+            "dwell.toml:2: limits.start_minutes: must be a number from 0.001 to 1440; \"ten\" is not",
+        ),
+        (
+            "[prices]\n\"A10G\" = -1.5",
+            "dwell.toml:2: prices.A10G: must be a number from 0 to 1000000; -1.5 is not",
+        ),
+        (
+            "session_ports = \"300-200\"",
+            "dwell.toml:1: session_ports: the range 300-200 is empty; the lower port goes first",
+        ),
+        (
+            "listen = 8080",
+            "dwell.toml:1: listen: must be a text in quotes; 8080 is not",
+        ),
+        (
+            "listen = \"8080\"",
+            "dwell.toml:1: listen: \"8080\" is no address with a port; write it like 127.0.0.1:8080",
+        ),
+        (
+            "session_host = \"http://gpu\"",
+            "dwell.toml:1: session_host: \"http://gpu\" is no host; write a name or an address, without scheme and port",
+        ),
+        (
+            "limits = 3",
+            "dwell.toml:1: limits: must be a table; 3 is not",
+        ),
+        (
+            "[gpus]\nA10G = 1.5",
+            "dwell.toml:2: gpus.A10G: must be a whole number from 0 to 10000; 1.5 is not",
+        ),
+        (
+            "access = \"public\"",
+            "dwell.toml:1: access: \"public\" is neither \"link\" nor \"private\"",
+        ),
+        (
+            "[limits]\nheartbeat_seconds = 30",
+            "dwell.toml:1: [limits]: heartbeat_seconds (30 s) must be below relaunch_after_seconds (25 s), and that below lost_after_seconds (1 min)",
+        ),
+        (
+            "listen = \"127.0.0.1:20001\"",
+            "listen: port 20001 lies within session_ports 20000-29999; choose another for one of them",
+        ),
+    ] {
+        assert_eq!(refusal(text), sentence);
+    }
+    assert!(refusal("a = \n").starts_with("dwell.toml:1: "));
+    assert!(refusal("listen = \"a\"\nlisten = \"b\"\n").starts_with("dwell.toml:2: "));
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused_with_a_sentence() {
+    assert!(refusal("domain = \"gpu.example.com\"").contains("not there yet"));
+    assert!(refusal("store = \"postgres://db\"").contains("Postgres is not there yet"));
+    assert_eq!(
+        refusal("[[launcher]]\nkind = \"slurm\"\npartition = \"gpu\""),
+        "dwell.toml:2: launcher.kind: \"slurm\" is not there yet; use \"local\", or no [[launcher]] at all"
+    );
+    assert!(refusal("[[launcher]]\n").contains("must have a kind"));
+    assert!(read("store = \"sqlite\"\n[[launcher]]\nkind = \"local\"").is_ok());
+    let flags = Flags {
+        domain: Some("gpu.example.com".into()),
+        ..Flags::default()
+    };
+    let refused = Config::load(None, flags).unwrap_err().to_string();
+    assert!(refused.starts_with("--domain: "), "{refused}");
+}
+
+#[test]
+fn what_the_file_says_is_what_the_server_is() {
+    let config = read(
+        r#"
+        listen = "0.0.0.0:9000"
+        data_dir = "data"
+        session_ports = "3000-3009"
+        session_host = "gpu.lab"
+        [limits]
+        sessions_per_machine = 7
+        timeout_max_minutes = 1_440
+        start_minutes = 0.5
+        grace_seconds = 2
+        [session]
+        memory_mib = 2048
+        pids_max = 0
+        [gpus]
+        "T4" = 1
+        "A10G" = 4
+        CPU = 64
+        [prices]
+        "A10G" = 1.10
+        "T4" = 1
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.listen, "0.0.0.0:9000".parse().unwrap());
+    assert!(config.data_dir.0.is_absolute() && config.data_dir.0.ends_with("data"));
+    assert_eq!(config.session_ports, 3000..=3009);
+    assert_eq!(config.session_host, "gpu.lab");
+    assert_eq!(config.access, Access::Private);
+    assert_eq!(
+        config.limits,
+        Limits {
+            sessions_per_machine: 7,
+            start_limit: Millis(30_000),
+            grace: Millis(2_000),
+            ..Limits::default()
+        }
+    );
+    assert_eq!(config.app_limits.memory_mib, Some(2048));
+    assert_eq!(config.app_limits.pids, None);
+    let gpus: Vec<_> = config
+        .declared_gpus
+        .iter()
+        .map(|(gpu, n)| (gpu.0.as_str(), *n))
+        .collect();
+    assert_eq!(gpus, [("T4", 1), ("A10G", 4), ("CPU", 64)]);
+    let rate = config.prices.rate(&GpuType("A10G".into()));
+    assert_eq!(Some(rate), HourlyRate::from_dollars(1.10));
+}
+
+#[test]
+fn a_flag_is_right_over_the_file_and_the_file_over_the_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dwell.toml");
+    std::fs::write(&file, "listen = \"127.0.0.1:1111\"\naccess = \"private\"").unwrap();
+    let flags = Flags {
+        listen: Some("127.0.0.1:2222".parse().unwrap()),
+        ..Flags::default()
+    };
+    let config = Config::load(Some(&file), flags).unwrap();
+    assert_eq!(config.listen.port(), 2222);
+    assert_eq!(config.access, Access::Private);
+    let config = Config::load(None, Flags::default()).unwrap();
+    assert_eq!(config.listen, DEFAULT_LISTEN);
+    assert_eq!(config.access, Access::Link);
+    assert_eq!(config.session_host, "127.0.0.1");
+}
+
+#[test]
+fn a_default_timeout_is_never_above_the_longest() {
+    let config = read("[limits]\ntimeout_max_minutes = 5").unwrap();
+    assert_eq!(config.limits.timeout_default_minutes, 5);
+    assert!(
+        refusal("[limits]\ntimeout_max_minutes = 5\ntimeout_default_minutes = 6").contains(":3:")
+    );
+}
+
+#[test]
+fn urls_name_a_host_that_clients_can_use() {
+    assert_eq!(host_of("::1".parse().unwrap()), "[::1]");
+    assert_eq!(host_of("10.0.0.7".parse().unwrap()), "10.0.0.7");
+    assert_ne!(host_of("0.0.0.0".parse().unwrap()), "0.0.0.0");
+    check_host("[::1]").unwrap();
+    check_host("gpu-1.lab").unwrap();
+    assert!(check_host("gpu:80").is_err());
+    assert!(check_host("me@gpu").is_err());
+    assert!(check_host("").is_err());
+}
