@@ -1,3 +1,88 @@
-//! The agent: the supervisor beside the app. (Being written.)
+//! The agent: the supervisor beside the app.
+//!
+//! `dwell agent DIR` runs one session: it starts the app, probes it, keeps its
+//! output, keeps its time by its own clock, ends the whole tree and proves that it
+//! is gone. It is told nothing but what stands in `DIR/agent.json`, and needs the
+//! server for nothing but more time. What it decides is [`dwell_core::lease`]; here
+//! it is done.
 
+mod cgroup;
+mod control;
+mod environment;
+mod init;
+mod journal;
+mod port;
+mod probe;
 pub mod spec;
+mod supervisor;
+mod tree;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use dwell_core::protocol::AgentPhase;
+use dwell_core::time::Monotonic;
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+use crate::clock;
+use crate::data_dir::SessionDir;
+use journal::{Entry, Journal, Lock, Past};
+use spec::AgentSpec;
+use supervisor::Supervisor;
+
+/// `dwell agent DIR`, or `dwell agent init`. No argument parser: this path is short
+/// because a session's start is as long as it is.
+#[must_use]
+pub fn main(args: &[String]) -> ExitCode {
+    match args {
+        [mode] if mode == "init" => init::main(),
+        [dir] => match run(&SessionDir(PathBuf::from(dir))) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{} dwell agent: {error}", clock::rfc3339(clock::wall()));
+                ExitCode::FAILURE
+            }
+        },
+        _ => {
+            eprintln!("dwell agent DIR: runs the session in DIR; the server starts it");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(dir: &SessionDir) -> Result<(), Box<dyn std::error::Error>> {
+    // A terminal that closes is not a reason to end somebody's session.
+    for ignored in [Signal::SIGHUP, Signal::SIGINT] {
+        // SAFETY: ignoring a signal runs no code of ours in a handler.
+        unsafe { signal(ignored, SigHandler::SigIgn) }?;
+    }
+    let Some(lock) = take_lock(dir)? else {
+        return Ok(());
+    };
+    let spec: AgentSpec = serde_json::from_slice(&std::fs::read(dir.agent_spec())?)?;
+    let (journal, past) = Journal::open(dir, &lock)?;
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let supervisor = Supervisor::new(dir.clone(), spec, lock, journal);
+        match past {
+            Past::None => supervisor.run().await,
+            Past::Over(status) => supervisor.report_past(status).await,
+        }
+    });
+    Ok(())
+}
+
+/// The lock, unless another agent has it for longer than a launcher that looks
+/// whether one lives.
+fn take_lock(dir: &SessionDir) -> std::io::Result<Option<Lock>> {
+    for _ in 0..5 {
+        if let Some(lock) = Lock::take(dir)? {
+            return Ok(Some(lock));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(None)
+}

@@ -1,13 +1,41 @@
-//! The loop around the core: decide, commit, act. (Being written.)
+//! The loop around the core: decide, commit, act.
+//!
+//! One task owns the control plane. It takes all that waits, has the core decide
+//! it, has the store commit what follows in one transaction, and only then does
+//! what is owed and answers. While a commit is under way the next inputs gather,
+//! so that the more there is to do, the more one commit carries.
+
+mod effects;
+mod live;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use dwell_core::control_plane::ControlPlane;
+use dwell_core::control_plane::{ControlPlane, LaunchOutcome};
 use dwell_core::id::SessionId;
+use dwell_core::protocol::AgentStatus;
 use dwell_core::refusal::Refusal;
 use dwell_core::session::Session;
-use dwell_core::time::Moment;
-use tokio::sync::watch;
+use dwell_core::time::{Millis, Moment};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::clock;
+use crate::store::Store;
+
+pub use effects::Effects;
+pub use live::Live;
+
+/// Inputs that may wait; past this, whoever sends more waits too.
+const INBOX_MAX: usize = 4_096;
+/// Inputs that one commit carries at most.
+const BATCH_MAX: usize = 512;
+/// How soon to try again after the store refused.
+const RETRY_AFTER: Millis = Millis(1_000);
+/// How often old sessions are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Why something that was asked was not done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -21,11 +49,48 @@ pub enum AskError {
     Unavailable(String),
 }
 
+/// Decides, and returns what answers once the commit has succeeded or failed.
+type Decide = Box<dyn FnOnce(&mut ControlPlane, Moment) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<(), &str>) + Send>;
+
+enum Input {
+    Ask(Decide),
+    Heard(SessionId, AgentStatus),
+    HungUp(SessionId),
+    Launched(SessionId, LaunchOutcome),
+    PortUnusable(SessionId, u16),
+}
+
 /// A handle to the driver.
 #[derive(Clone)]
-pub struct Driver {}
+pub struct Driver {
+    inbox: mpsc::Sender<Input>,
+    live: Live,
+}
 
 impl Driver {
+    /// Drive `plane` until every handle is gone. What it owed when it was last
+    /// stopped is done first.
+    #[must_use]
+    pub fn start(plane: ControlPlane, store: Arc<dyn Store>, effects: Effects) -> (Self, Running) {
+        let (inbox, inputs) = mpsc::channel(INBOX_MAX);
+        let live = effects.live().clone();
+        let driver = Self {
+            inbox: inbox.clone(),
+            live,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let the_loop = Loop {
+            plane,
+            store,
+            effects,
+            inbox: inbox.downgrade(),
+            retry_at: None,
+        };
+        let task = tokio::spawn(the_loop.run(inputs, stopped));
+        (driver, Running { stop, task })
+    }
+
     /// Have the core decide; when this returns `Ok`, what follows is on record.
     ///
     /// # Errors
@@ -34,15 +99,189 @@ impl Driver {
         &self,
         decide: impl FnOnce(&mut ControlPlane, Moment) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, AskError> {
-        let _ = decide;
-        Err(AskError::Unavailable("not yet".into()))
+        let (reply, answer) = oneshot::channel();
+        let decide: Decide = Box::new(move |plane, now| {
+            let decided = decide(plane, now);
+            Box::new(move |committed| {
+                let _ = reply.send(match (decided, committed) {
+                    (Err(refusal), _) => Err(AskError::Refused(refusal)),
+                    (Ok(value), Ok(())) => Ok(value),
+                    (Ok(_), Err(why)) => Err(AskError::Unavailable(why.to_owned())),
+                });
+            })
+        });
+        let closed = || AskError::Unavailable("The server is shutting down".to_owned());
+        self.inbox
+            .send(Input::Ask(decide))
+            .await
+            .map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
     }
 
     /// An open session as it goes on, each state after its commit. The last state
     /// seen is `Ended`; `None` when it has ended before or never was.
     #[must_use]
     pub fn watch(&self, id: SessionId) -> Option<watch::Receiver<Arc<Session>>> {
-        let _ = id;
+        self.live.watch(id)
+    }
+
+    /// An agent says where its session stands.
+    pub async fn heard(&self, session: SessionId, status: AgentStatus) {
+        let _ = self.inbox.send(Input::Heard(session, status)).await;
+    }
+
+    /// An agent's connection broke.
+    pub async fn hung_up(&self, session: SessionId) {
+        let _ = self.inbox.send(Input::HungUp(session)).await;
+    }
+}
+
+/// The driver at work.
+pub struct Running {
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Answer what waits, then stop. Sessions go on.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}
+
+struct Loop {
+    plane: ControlPlane,
+    store: Arc<dyn Store>,
+    effects: Effects,
+    inbox: mpsc::WeakSender<Input>,
+    retry_at: Option<Instant>,
+}
+
+impl Loop {
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut stopped: oneshot::Receiver<()>) {
+        let mut forget = interval(FORGET_EVERY);
+        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.republish().await;
+        let mut batch = Vec::new();
+        loop {
+            let deadline = self.next_wake();
+            tokio::select! {
+                biased;
+                _ = &mut stopped, if !inputs.is_closed() => inputs.close(),
+                taken = inputs.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return },
+                () = sleep_until(deadline) => {}
+                _ = forget.tick() => self.plane.forget_old(clock::now()),
+            }
+            self.step(&mut batch).await;
+        }
+    }
+
+    /// When something is due although nobody says anything.
+    fn next_wake(&self) -> Instant {
+        let far = Instant::now() + Duration::from_secs(60);
+        let due = self.plane.deadline().map_or(far, |deadline| {
+            Instant::now() + Duration::from(deadline.since(clock::monotonic()))
+        });
+        // A store that refuses is not asked again at once.
+        self.retry_at
+            .map_or(due.min(far), |retry_at| retry_at.max(due.min(retry_at)))
+    }
+
+    /// Decide all of `batch`, commit it, act on it, answer it.
+    async fn step(&mut self, batch: &mut Vec<Input>) {
+        let now = clock::now();
+        self.plane.advance(now);
+        let answers: Vec<Answer> = batch
+            .drain(..)
+            .filter_map(|input| self.decide(input, now))
+            .collect();
+        let changes = self.plane.changes();
+        let committed = if changes.is_empty() {
+            Ok(())
+        } else {
+            self.store.commit(changes.clone()).await
+        };
+        match &committed {
+            Ok(()) => {
+                self.retry_at = None;
+                let commands = self.plane.commit();
+                for (session, port) in self.effects.publish(changes).await {
+                    self.later(Input::PortUnusable(session, port));
+                }
+                for command in commands {
+                    self.perform(command);
+                }
+            }
+            Err(error) => {
+                tracing::error!("nothing can be put on record: {error}");
+                self.plane.roll_back(clock::now());
+                self.retry_at = Some(Instant::now() + Duration::from(RETRY_AFTER));
+            }
+        }
+        for answer in answers {
+            answer(
+                committed
+                    .as_ref()
+                    .map_err(|error| error.0.as_str())
+                    .copied(),
+            );
+        }
+    }
+
+    fn decide(&mut self, input: Input, now: Moment) -> Option<Answer> {
+        match input {
+            Input::Ask(decide) => return Some(decide(&mut self.plane, now)),
+            Input::Heard(session, status) => self.plane.heard(session, &status, now),
+            Input::HungUp(session) => self.plane.hung_up(session, now),
+            Input::Launched(session, outcome) => {
+                if let LaunchOutcome::Failed(why) = &outcome {
+                    tracing::warn!(%session, "no agent could be started: {why}");
+                }
+                self.plane.launched(session, outcome, now);
+            }
+            Input::PortUnusable(session, port) => {
+                tracing::info!(%session, port, "another program listens on the port; taking another");
+                self.plane.port_unusable(session, port, now);
+            }
+        }
         None
+    }
+
+    fn perform(&self, command: dwell_core::control_plane::Command) {
+        use dwell_core::control_plane::Command;
+        match command {
+            Command::Launch(launch) => {
+                let (launcher, inbox) = (self.effects.launcher(), self.inbox.clone());
+                tokio::spawn(async move {
+                    let session = launch.session;
+                    let outcome = launcher.launch(*launch).await;
+                    if let Some(inbox) = inbox.upgrade() {
+                        let _ = inbox.send(Input::Launched(session, outcome)).await;
+                    }
+                });
+            }
+            Command::Tell { session, message } => self.effects.tell(session, message),
+        }
+    }
+
+    /// What is open is reachable again before anything else is done.
+    async fn republish(&mut self) {
+        let open: Vec<_> = self.plane.open_sessions().cloned().collect();
+        for (session, port) in self.effects.publish_sessions(open).await {
+            self.later(Input::PortUnusable(session, port));
+        }
+        for key in self.plane.keys() {
+            self.effects.publish_key(key.clone());
+        }
+    }
+
+    /// An input of our own. Never waits: the inbox is ours to empty.
+    fn later(&self, input: Input) {
+        if let Some(inbox) = self.inbox.upgrade() {
+            tokio::spawn(async move {
+                let _ = inbox.send(input).await;
+            });
+        }
     }
 }

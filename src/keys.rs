@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 /// What every key of ours begins with, so that scanners know a leaked one.
-const KEY_PREFIX: &str = "dwell_";
+pub const KEY_PREFIX: &str = "dwell_";
 
 /// A new secret of 256 random bits, as its owner is shown it once.
 ///

@@ -1,5 +1,7 @@
 //! Launchers: how an engine is asked to get `dwell agent` running somewhere.
 
+pub mod local;
+
 use async_trait::async_trait;
 use dwell_core::control_plane::{Launch, LaunchOutcome};
 

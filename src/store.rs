@@ -1,7 +1,12 @@
 //! What is on record.
 //!
 //! One writer (the driver), any number of readers. Whoever reads a tenant's rows
-//! says whose: a query without an owner does not compile.
+//! says whose: a query without an owner does not compile. What is newest is what was
+//! created last; of what was created in one moment, the lowest id comes first.
+//!
+//! What a store promises is told, story by story, in `tests/store/conformance.rs`.
+
+pub mod sqlite;
 
 use async_trait::async_trait;
 use dwell_core::control_plane::{Change, Snapshot};
@@ -45,7 +50,9 @@ pub trait Store: Send + Sync + 'static {
     /// Everything that still matters, for a server that starts.
     async fn load(&self) -> Result<Snapshot, StoreError>;
 
-    /// All of these, or none. On record for good when this returns.
+    /// All of these, or none. On record for good when this returns, except that very
+    /// many sessions may take a while to be forgotten. Goes on when the caller drops
+    /// it. After an error nothing of it is on record, and it can be asked for again.
     async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError>;
 
     /// The secret that agents' secrets are derived from, made at first use.

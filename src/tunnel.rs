@@ -1,1 +1,185 @@
-//! tunnel (Being written.)
+//! The agents' connections to the server: so far the control channel's server end.
+//!
+//! An agent asks `GET /agent/v1/sessions/ID/control` to be upgraded to
+//! [`PROTOCOL`]; from then on both sides write one JSON message a line.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use dwell_core::id::SessionId;
+use dwell_core::protocol::{AgentStatus, MESSAGE_BYTES_MAX, PROTOCOL, ServerMessage};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+
+use crate::driver::Driver;
+use crate::keys::AgentSecrets;
+
+/// Messages that may wait for a slow agent. Each says a whole: what does not fit is
+/// said again when the agent next speaks.
+const WAITING_MAX: usize = 16;
+
+/// The agents that are connected.
+#[derive(Clone, Default)]
+pub struct Switchboard {
+    lines: Arc<Mutex<HashMap<SessionId, Line>>>,
+    next_serial: Arc<AtomicU64>,
+}
+
+struct Line {
+    serial: u64,
+    messages: mpsc::Sender<ServerMessage>,
+}
+
+impl Switchboard {
+    /// Say this to a session's agent, if it is connected.
+    pub fn tell(&self, session: SessionId, message: ServerMessage) {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = lines.get(&session) {
+            let _ = line.messages.try_send(message);
+        }
+    }
+
+    /// A session's agent calls. An older line of the same session is cut.
+    fn connect(&self, session: SessionId) -> (u64, mpsc::Receiver<ServerMessage>) {
+        let (messages, receiver) = mpsc::channel(WAITING_MAX);
+        let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.insert(session, Line { serial, messages });
+        (serial, receiver)
+    }
+
+    /// A line broke. Says whether it was the session's newest.
+    fn disconnect(&self, session: SessionId, serial: u64) -> bool {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_newest = lines
+            .get(&session)
+            .is_some_and(|line| line.serial == serial);
+        if is_newest {
+            lines.remove(&session);
+        }
+        is_newest
+    }
+}
+
+/// Where agents call.
+#[derive(Clone)]
+pub struct Tunnel {
+    /// Who acts on what they say.
+    pub driver: Driver,
+    /// By which they are known.
+    pub secrets: AgentSecrets,
+    /// Those that are connected.
+    pub switchboard: Switchboard,
+    /// After this long without a word a line is cut; the agent calls again.
+    pub silence_max: Duration,
+}
+
+impl Tunnel {
+    /// The agents' routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/agent/v1/sessions/{id}/control", get(control))
+            .with_state(self)
+    }
+
+    async fn converse(self, session: SessionId, upgraded: hyper::upgrade::Upgraded) {
+        let (serial, mut messages) = self.switchboard.connect(session);
+        let (read_half, mut write_half) = tokio::io::split(TokioIo::new(upgraded));
+        let reading = self.listen(session, read_half);
+        let writing = async {
+            while let Some(message) = messages.recv().await {
+                let Ok(mut line) = serde_json::to_vec(&message) else {
+                    break;
+                };
+                line.push(b'\n');
+                if write_half.write_all(&line).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            () = writing => {}
+        }
+        if self.switchboard.disconnect(session, serial) {
+            self.driver.hung_up(session).await;
+        }
+    }
+
+    async fn listen(&self, session: SessionId, reader: impl tokio::io::AsyncRead + Unpin) {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        let limit = u64::try_from(MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
+        loop {
+            line.clear();
+            let mut limited = (&mut reader).take(limit);
+            let read = tokio::time::timeout(self.silence_max, limited.read_until(b'\n', &mut line));
+            match read.await {
+                Ok(Ok(bytes)) if bytes > 0 && line.ends_with(b"\n") => {}
+                Ok(Ok(_) | Err(_)) | Err(_) => return,
+            }
+            match serde_json::from_slice::<AgentStatus>(&line) {
+                Ok(status) => self.driver.heard(session, status).await,
+                Err(error) => {
+                    tracing::warn!(%session, "its agent sent what is no status: {error}");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn control(
+    State(tunnel): State<Tunnel>,
+    Path(id): Path<String>,
+    mut request: Request,
+) -> Response {
+    let presented = bearer(request.headers()).unwrap_or_default();
+    let session: Option<SessionId> = id.parse().ok();
+    let Some(session) = session.filter(|id| tunnel.secrets.check(*id, presented)) else {
+        return (
+            StatusCode::UNAUTHORIZED,
+            "This is not the session's agent\n",
+        )
+            .into_response();
+    };
+    if request
+        .headers()
+        .get(header::UPGRADE)
+        .is_none_or(|protocol| protocol != PROTOCOL)
+    {
+        let sentence = format!("This server speaks {PROTOCOL} to agents and nothing else\n");
+        return (
+            StatusCode::UPGRADE_REQUIRED,
+            [(header::UPGRADE, PROTOCOL)],
+            sentence,
+        )
+            .into_response();
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => tunnel.converse(session, upgraded).await,
+            Err(error) => tracing::debug!(%session, "its agent's call broke off: {error}"),
+        }
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .strip_prefix("Bearer ")
+}

@@ -14,6 +14,8 @@
 mod keys;
 mod machines;
 mod pending;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -639,6 +641,12 @@ impl ControlPlane {
             },
         );
         self.alarms.insert((alarm, id));
+    }
+
+    fn expect_no_call(&mut self, id: SessionId) {
+        if let Some(contact) = self.contacts.remove(&id) {
+            self.alarms.remove(&(contact.alarm, id));
+        }
     }
 
     fn set_alarm(&mut self, id: SessionId, at: Monotonic) {

@@ -86,22 +86,49 @@ impl Inventory {
     /// `CPU` slots have none.
     #[must_use]
     pub fn declared<'a>(counts: impl IntoIterator<Item = (&'a GpuType, u32)>) -> Self {
-        let mut next_device = 0_u32;
-        let mut gpus = Vec::new();
-        for (gpu_type, count) in counts {
-            for slot in 0..count {
-                let visible_device = if *gpu_type == GpuType::cpu() {
-                    String::new()
-                } else {
-                    next_device += 1;
-                    (next_device - 1).to_string()
-                };
-                gpus.push(Gpu {
-                    id: GpuId(format!("{gpu_type}/{slot:04}")),
-                    gpu_type: gpu_type.clone(),
-                    visible_device,
-                });
+        let mut next_device = 0;
+        let slots = counts
+            .into_iter()
+            .flat_map(|(gpu_type, count)| slots(gpu_type, count, &mut next_device));
+        Self::new(slots)
+    }
+
+    /// The inventory of a host that has so many `devices`, of which these GPUs were
+    /// `found` fit to be given out.
+    ///
+    /// A type that is declared counts as declared: of the GPUs found so many, and
+    /// when those are too few, made-up ones. Those are numbered on from all devices,
+    /// so that none is ever had twice, by its number and by its name. Other types are
+    /// as found. A host without any GPU has `cpu_slots` of type `CPU`, if no number
+    /// is declared.
+    #[must_use]
+    pub fn of_host(
+        declared: &[(GpuType, u32)],
+        found: &[Gpu],
+        devices: u32,
+        cpu_slots: u32,
+    ) -> Self {
+        let is_declared = |sought: &GpuType| declared.iter().any(|(known, _)| known == sought);
+        let mut next_device = if found.is_empty() { 0 } else { devices };
+        let mut gpus: Vec<Gpu> = found
+            .iter()
+            .filter(|gpu| !is_declared(&gpu.gpu_type))
+            .cloned()
+            .collect();
+        for (gpu_type, count) in declared {
+            let of_type = found.iter().filter(|gpu| gpu.gpu_type == *gpu_type);
+            let mut missing = *count;
+            for gpu in of_type {
+                if missing > 0 {
+                    gpus.push(gpu.clone());
+                    missing -= 1;
+                }
             }
+            gpus.extend(slots(gpu_type, missing, &mut next_device));
+        }
+        let cpu = GpuType::cpu();
+        if !is_declared(&cpu) && gpus.is_empty() {
+            gpus.extend(slots(&cpu, cpu_slots, &mut next_device));
         }
         Self::new(gpus)
     }
@@ -131,6 +158,26 @@ impl Inventory {
             .find(|gpu_type| *gpu_type != GpuType::cpu())
             .unwrap_or_else(GpuType::cpu)
     }
+}
+
+/// `count` made-up GPUs of a type, whose devices are numbered from `next_device` on.
+fn slots(gpu_type: &GpuType, count: u32, next_device: &mut u32) -> Vec<Gpu> {
+    (0..count)
+        .map(|slot| {
+            let visible_device = if *gpu_type == GpuType::cpu() {
+                String::new()
+            } else {
+                let device = *next_device;
+                *next_device += 1;
+                device.to_string()
+            };
+            Gpu {
+                id: GpuId(format!("{gpu_type}/{slot:04}")),
+                gpu_type: gpu_type.clone(),
+                visible_device,
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -169,6 +216,76 @@ mod tests {
                 ("CPU/0000", ""),
                 ("L4/0000", "2")
             ]
+        );
+    }
+
+    fn found(gpu_type: &str, uuid: &str) -> Gpu {
+        Gpu {
+            id: GpuId(uuid.into()),
+            gpu_type: GpuType(gpu_type.into()),
+            visible_device: uuid.into(),
+        }
+    }
+
+    fn devices(declared: &[(&str, u32)], found: &[Gpu]) -> Vec<(String, String)> {
+        let declared: Vec<_> = declared
+            .iter()
+            .map(|(name, count)| (GpuType((*name).into()), *count))
+            .collect();
+        let devices = u32::try_from(found.len()).unwrap() + 1; // one is unfit
+        Inventory::of_host(&declared, found, devices, 2)
+            .iter()
+            .map(|gpu| (gpu.gpu_type.0.clone(), gpu.visible_device.clone()))
+            .collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected
+            .iter()
+            .map(|(gpu_type, device)| ((*gpu_type).into(), (*device).into()))
+            .collect()
+    }
+
+    #[test]
+    fn a_host_without_a_gpu_has_its_cores_and_nothing_else_unless_declared() {
+        assert_eq!(devices(&[], &[]), pairs(&[("CPU", ""), ("CPU", "")]));
+        assert_eq!(devices(&[("CPU", 1)], &[]), pairs(&[("CPU", "")]));
+        assert_eq!(devices(&[("CPU", 0)], &[]), pairs(&[]));
+        assert_eq!(devices(&[("L4", 1)], &[]), pairs(&[("L4", "0")]));
+        let one = [found("L4", "GPU-a")];
+        assert_eq!(devices(&[], &one), pairs(&[("L4", "GPU-a")]));
+        assert_eq!(
+            devices(&[("CPU", 1)], &one),
+            pairs(&[("CPU", ""), ("L4", "GPU-a")])
+        );
+        assert_eq!(
+            devices(&[("L4", 0)], &one),
+            pairs(&[("CPU", ""), ("CPU", "")])
+        );
+    }
+
+    #[test]
+    fn what_is_declared_of_a_type_replaces_what_was_found_of_it_and_no_device_is_had_twice() {
+        let host = [
+            found("A10G", "GPU-a"),
+            found("A10G", "GPU-b"),
+            found("L4", "GPU-c"),
+        ];
+        // Fewer than there are.
+        assert_eq!(
+            devices(&[("A10G", 1)], &host),
+            pairs(&[("A10G", "GPU-a"), ("L4", "GPU-c")])
+        );
+        // More than there are, and one that NVML calls by another name.
+        assert_eq!(
+            devices(&[("A10G", 3), ("L4-24GB", 1)], &host),
+            pairs(&[
+                ("A10G", "4"),
+                ("A10G", "GPU-a"),
+                ("A10G", "GPU-b"),
+                ("L4", "GPU-c"),
+                ("L4-24GB", "5"),
+            ])
         );
     }
 }

@@ -78,13 +78,19 @@ impl ControlPlane {
     /// The store refused: everything is as it was before the step.
     pub fn roll_back(&mut self, now: Moment) {
         let pending = std::mem::take(&mut self.pending);
+        // What one session gave up another may have taken: lift all, then set down.
+        for id in pending.sessions.keys() {
+            self.replace(*id, None);
+        }
         for (id, row) in pending.sessions {
             let placed = row
                 .before
                 .as_ref()
                 .is_some_and(|session| session.placement().is_some());
             self.replace(id, row.before);
-            if placed && !self.contacts.contains_key(&id) {
+            if !placed {
+                self.expect_no_call(id);
+            } else if !self.contacts.contains_key(&id) {
                 self.expect_call(id, now.monotonic, now.monotonic.plus(CALL_BACK_WITHIN));
             }
         }
@@ -98,6 +104,9 @@ impl ControlPlane {
 
     pub(super) fn put(&mut self, session: Session) {
         let id = session.id;
+        if !session.is_open() {
+            self.expect_no_call(id);
+        }
         let before = self.replace(id, Some(session.clone()));
         let row = self.pending.sessions.entry(id).or_insert(Before {
             before,
@@ -163,15 +172,8 @@ impl ControlPlane {
                 self.set_down(id, footprint);
             }
         }
-        match after {
-            Some(session) => {
-                self.sessions.insert(id, session);
-            }
-            None => {
-                if let Some(contact) = self.contacts.remove(&id) {
-                    self.alarms.remove(&(contact.alarm, id));
-                }
-            }
+        if let Some(session) = after {
+            self.sessions.insert(id, session);
         }
         before
     }

@@ -1,0 +1,70 @@
+//! What the app sees: a clean environment and a directory of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::agent::spec::AgentSpec;
+
+/// What an app needs of its host's environment to find programs, itself and its
+/// language. Nothing else of the server's gets through.
+const PASSED: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "LD_LIBRARY_PATH",
+];
+
+/// The app's environment.
+#[must_use]
+pub fn environment(spec: &AgentSpec, port: u16) -> BTreeMap<String, String> {
+    let mut environment: BTreeMap<String, String> = PASSED
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+        .collect();
+    environment.extend(spec.recipe.environment.clone());
+    environment.extend([
+        ("PORT".to_owned(), port.to_string()),
+        (
+            "CUDA_VISIBLE_DEVICES".to_owned(),
+            spec.visible_device.clone(),
+        ),
+        ("DWELL_SESSION_ID".to_owned(), spec.session.to_string()),
+    ]);
+    environment
+}
+
+/// Where the program of that name is, as a shell would find it from `directory`.
+///
+/// # Errors
+/// A sentence, when there is none that can be executed.
+pub fn find_program(
+    name: &str,
+    environment: &BTreeMap<String, String>,
+    directory: &Path,
+) -> Result<PathBuf, String> {
+    let is_program = |path: &Path| {
+        path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+    };
+    if name.contains('/') {
+        let path = directory.join(name);
+        return if is_program(&path) {
+            Ok(path)
+        } else {
+            Err(format!(
+                "The program {name} is not there or cannot be executed"
+            ))
+        };
+    }
+    let search = environment
+        .get("PATH")
+        .map_or("/usr/bin:/bin", String::as_str);
+    std::env::split_paths(search)
+        .map(|place| place.join(name))
+        .find(|path| is_program(path))
+        .ok_or_else(|| format!("The program {name} was not found on PATH ({search})"))
+}

@@ -1,0 +1,309 @@
+//! The session's first process: `dwell agent init`.
+//!
+//! It stands between the agent and the app, so that every process of the session
+//! has an ancestor that outlives it: process 1 of the session's PID namespace where
+//! the host allows one, else a subreaper. It starts the app, reaps what the app
+//! leaves behind, and ends everything when the agent says so or is gone. Its end is
+//! the proof that the tree is gone.
+//!
+//! It talks to the agent over its standard input, a socket: one byte in, one line
+//! out. Its standard output and error are the app's. No runtime, no threads: an
+//! idle one costs next to nothing.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use dwell_core::lease::Exit;
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::cgroup;
+
+/// Tell every process of the session to end.
+pub const TERMINATE: u8 = b'T';
+/// Kill every process of the session.
+pub const KILL: u8 = b'K';
+
+/// What is to be started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct App {
+    /// The program's path.
+    pub program: PathBuf,
+    /// All its words, its name the first.
+    pub words: Vec<String>,
+    /// Its whole environment.
+    pub environment: BTreeMap<String, String>,
+    /// Where it starts.
+    pub directory: PathBuf,
+    /// Doors of the cgroups that it is in.
+    pub cgroup_doors: Vec<PathBuf>,
+}
+
+/// What this process says to the agent, one JSON line each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// The app's own process ended.
+    AppExited(Exit),
+    /// The app could not be started; the sentence says why.
+    NotStarted(String),
+    /// Something that the session has to do without.
+    Missing(String),
+}
+
+/// Be the first process of a session until all others are gone.
+#[must_use]
+pub fn main() -> ExitCode {
+    // SAFETY: standard input is open, is the socket that the agent made for us, and
+    // nothing else in this process uses it.
+    let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(0) });
+    // Not among our words: anyone may read those, and there are secrets in it.
+    match read_app(&socket) {
+        Ok(app) => Init { socket, app: None }.run(&app),
+        Err(error) => {
+            eprintln!("dwell agent init: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_app(mut socket: &UnixStream) -> std::io::Result<App> {
+    let mut length = [0; 8];
+    socket.read_exact(&mut length)?;
+    let mut app = Vec::new();
+    socket
+        .take(u64::from_le_bytes(length))
+        .read_to_end(&mut app)?;
+    Ok(serde_json::from_slice(&app)?)
+}
+
+/// Hand `app` to a session's first process at the other end of `socket`.
+///
+/// # Errors
+/// When it is gone.
+pub fn send_app(mut socket: &UnixStream, app: &App) -> std::io::Result<()> {
+    let app = serde_json::to_vec(app)?;
+    socket.write_all(&u64::try_from(app.len()).unwrap_or(0).to_le_bytes())?;
+    socket.write_all(&app)
+}
+
+struct Init {
+    socket: UnixStream,
+    app: Option<Pid>,
+}
+
+impl Init {
+    fn run(mut self, app: &App) -> ExitCode {
+        // If the agent dies, the kernel kills us, and with process 1 its namespace.
+        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+        let _ = prctl::set_child_subreaper(true);
+        let mut children = SigSet::empty();
+        children.add(Signal::SIGCHLD);
+        let watched = children.thread_block().and_then(|()| {
+            SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        });
+        let signals = match watched {
+            Ok(signals) => signals,
+            Err(error) => {
+                self.say(&Word::NotStarted(format!(
+                    "Signals cannot be watched: {error}"
+                )));
+                return ExitCode::FAILURE;
+            }
+        };
+        if let Err(error) = cgroup::enter(app.cgroup_doors.iter().cloned()) {
+            self.say(&Word::Missing(format!(
+                "The session's cgroup did not let it in: {error}"
+            )));
+        }
+        if is_first_of_namespace()
+            && let Err(error) = own_proc()
+        {
+            self.say(&Word::Missing(format!(
+                "The session has no /proc of its own: {error}"
+            )));
+        }
+        self.start(app);
+        loop {
+            self.reap();
+            let mut fds = [
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return self.kill_all(),
+            }
+            let said = fds.first().and_then(PollFd::any).unwrap_or(false);
+            while let Ok(Some(_)) = signals.read_signal() {}
+            if said {
+                match self.hear() {
+                    Some(TERMINATE) => self.terminate_all(),
+                    // The agent is gone, or wants it so.
+                    Some(_) | None => return self.kill_all(),
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, app: &App) {
+        let mut words = app.words.iter();
+        let mut command = Command::new(&app.program);
+        if let Some(name) = words.next() {
+            command.arg0(name);
+        }
+        command
+            .args(words)
+            .env_clear()
+            .envs(&app.environment)
+            .current_dir(&app.directory)
+            .stdin(Stdio::null())
+            .process_group(0);
+        match command.spawn() {
+            Ok(child) => self.app = i32::try_from(child.id()).ok().map(Pid::from_raw),
+            Err(error) => {
+                let name = app.words.first().map_or("", String::as_str);
+                self.say(&Word::NotStarted(format!(
+                    "The program {name} could not be started: {error}"
+                )));
+            }
+        }
+        // What the app writes is read until nobody can write any more; we never do.
+        let _ = nix::unistd::dup2_stdout(null());
+        let _ = nix::unistd::dup2_stderr(null());
+    }
+
+    fn say(&mut self, word: &Word) {
+        if let Ok(mut line) = serde_json::to_vec(word) {
+            line.push(b'\n');
+            let _ = self.socket.write_all(&line);
+        }
+    }
+
+    /// What the agent said; `None` when it is gone.
+    fn hear(&self) -> Option<u8> {
+        let mut byte = [0];
+        match nix::unistd::read(&self.socket, &mut byte) {
+            Ok(1) => byte.first().copied(),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// Take note of every process that has ended.
+    fn reap(&mut self) {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let (pid, exit) = match status {
+                WaitStatus::Exited(pid, status) => (pid, Exit::Status(status)),
+                WaitStatus::Signaled(pid, signal, _) => (pid, Exit::Signal(signal as i32)),
+                WaitStatus::StillAlive => return,
+                WaitStatus::Stopped(..)
+                | WaitStatus::PtraceEvent(..)
+                | WaitStatus::PtraceSyscall(_)
+                | WaitStatus::Continued(_) => continue,
+            };
+            if self.app == Some(pid) {
+                self.app = None;
+                self.say(&Word::AppExited(exit));
+            }
+        }
+    }
+
+    fn terminate_all(&self) {
+        if is_first_of_namespace() {
+            // Everyone in the namespace but ourselves.
+            let _ = kill(Pid::from_raw(-1), Signal::SIGTERM);
+        } else {
+            for pid in descendants(getpid()) {
+                let _ = kill(pid, Signal::SIGTERM);
+            }
+        }
+    }
+
+    /// Kill all, wait until all are gone, and go.
+    fn kill_all(&mut self) -> ExitCode {
+        loop {
+            if is_first_of_namespace() {
+                let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+            } else {
+                for pid in descendants(getpid()) {
+                    let _ = kill(pid, Signal::SIGKILL);
+                }
+            }
+            // Orphans come to us one by one; when there is nobody to wait for,
+            // nobody is left.
+            match waitpid(None, None) {
+                Err(Errno::ECHILD) => return ExitCode::SUCCESS,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+}
+
+fn is_first_of_namespace() -> bool {
+    getpid() == Pid::from_raw(1)
+}
+
+/// A `/proc` that shows the session's own processes, seen by nobody else.
+fn own_proc() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none)
+}
+
+#[expect(clippy::expect_used, reason = "/dev/null is everywhere")]
+fn null() -> std::fs::File {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/null")
+        .expect("/dev/null")
+}
+
+/// Every process below `root`, by who started whom.
+#[must_use]
+pub fn descendants(root: Pid) -> Vec<Pid> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    for entry in processes.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name before it may hold anything, parentheses too.
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        if let Some(parent) = parent {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut waiting = vec![root.as_raw()];
+    while let Some(parent) = waiting.pop() {
+        for child in children.remove(&parent).unwrap_or_default() {
+            found.push(Pid::from_raw(child));
+            waiting.push(child);
+        }
+    }
+    found
+}

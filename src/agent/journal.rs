@@ -1,0 +1,234 @@
+//! The agent's memory past its own death.
+//!
+//! `journal.jsonl` has one line for each thing that cannot be taken back.
+//! `agent.lock` is held while the agent lives and says when it last did: the proof
+//! of life that a session killed with its agent is billed by.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use dwell_core::protocol::{AgentPhase, AgentStatus};
+use dwell_core::session::Ending;
+use dwell_core::time::{Millis, Monotonic};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::data_dir::SessionDir;
+
+/// A line of the journal. All times are of the host's clock since boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Entry {
+    /// The GPU is held from now on and the app is about to be started.
+    Began {
+        /// When.
+        at: Monotonic,
+    },
+    /// The app answered.
+    Answered {
+        /// When.
+        at: Monotonic,
+    },
+    /// The last process is gone.
+    Ended {
+        /// What is to be reported.
+        status: AgentStatus,
+    },
+}
+
+/// What an earlier agent of the same session left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// There was none, or it started nothing.
+    None,
+    /// It ended its session, or died and its app with it: this is to be reported.
+    Over(AgentStatus),
+}
+
+/// Held while an agent lives.
+pub struct Lock(Flock<File>);
+
+impl Lock {
+    /// The lock, unless another agent lives.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn take(dir: &SessionDir) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.agent_lock())?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Self(lock))),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error.into()),
+        }
+    }
+
+    /// The agent lives now.
+    ///
+    /// # Errors
+    /// When the file cannot be written. The session is none the worse for it.
+    pub fn prove_life(&self, now: Monotonic) -> io::Result<()> {
+        self.0
+            .write_all_at(format!("{:020}\n", now.0).as_bytes(), 0)
+    }
+
+    fn last_proof(&self) -> Option<Monotonic> {
+        let mut digits = [0; 20];
+        self.0.read_exact_at(&mut digits, 0).ok()?;
+        std::str::from_utf8(&digits)
+            .ok()?
+            .parse()
+            .ok()
+            .map(Monotonic)
+    }
+}
+
+/// The journal, open for writing.
+pub struct Journal(File);
+
+impl Journal {
+    /// The journal of `dir`, and what its earlier agent left.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn open(dir: &SessionDir, lock: &Lock) -> io::Result<(Self, Past)> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(dir.journal())?;
+        let mut entries = Vec::new();
+        let mut ends_clean = true;
+        for line in BufReader::new(&file).split(b'\n') {
+            match serde_json::from_slice(&line?) {
+                Ok(entry) => entries.push(entry),
+                // A line that a crash cut short says nothing.
+                Err(_) => ends_clean = false,
+            }
+        }
+        if !ends_clean {
+            file.write_all(b"\n")?;
+        }
+        let past = past(&entries, lock.last_proof());
+        Ok((Self(file), past))
+    }
+
+    /// Put this down.
+    ///
+    /// # Errors
+    /// When it cannot be written. The session goes on all the same.
+    pub fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        self.0.write_all(&line)
+    }
+}
+
+fn past(entries: &[Entry], last_proof: Option<Monotonic>) -> Past {
+    let mut began = None;
+    let mut answered = None;
+    for entry in entries {
+        match entry {
+            Entry::Ended { status } => return Past::Over(status.clone()),
+            Entry::Began { at } => began = Some(*at),
+            Entry::Answered { at } => answered = Some(*at),
+        }
+    }
+    let Some(began) = began else {
+        return Past::None;
+    };
+    let last_proof = last_proof.unwrap_or(began).max(answered.unwrap_or(began));
+    Past::Over(AgentStatus {
+        held_ms: last_proof.since(began),
+        granted_ms: Millis::ZERO,
+        phase: AgentPhase::Ended {
+            ending: Ending::failed("Its agent was killed, and the app with it".to_owned()),
+            running_ms: answered.map(|answered| last_proof.since(answered)),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session_dir() -> (tempfile::TempDir, SessionDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let session = SessionDir(dir.path().to_owned());
+        (dir, session)
+    }
+
+    #[test]
+    fn a_second_agent_does_not_get_the_lock() {
+        let (_dir, session) = session_dir();
+        let lock = Lock::take(&session).unwrap();
+        assert!(lock.is_some());
+        assert!(Lock::take(&session).unwrap().is_none());
+        drop(lock);
+        assert!(Lock::take(&session).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_agent_that_was_killed_is_billed_to_its_last_proof_of_life() {
+        let (_dir, session) = session_dir();
+        let lock = Lock::take(&session).unwrap().unwrap();
+        let (mut journal, past) = Journal::open(&session, &lock).unwrap();
+        assert_eq!(past, Past::None);
+        journal
+            .write(&Entry::Began {
+                at: Monotonic(1_000),
+            })
+            .unwrap();
+        journal
+            .write(&Entry::Answered {
+                at: Monotonic(1_500),
+            })
+            .unwrap();
+        lock.prove_life(Monotonic(9_000)).unwrap();
+
+        let (_, past) = Journal::open(&session, &lock).unwrap();
+        let Past::Over(status) = past else { panic!() };
+        assert_eq!(status.held_ms, Millis(8_000));
+        let AgentPhase::Ended { running_ms, .. } = status.phase else {
+            panic!()
+        };
+        assert_eq!(running_ms, Some(Millis(7_500)));
+    }
+
+    #[test]
+    fn a_torn_tail_costs_nothing_but_itself() {
+        let (_dir, session) = session_dir();
+        let lock = Lock::take(&session).unwrap().unwrap();
+        std::fs::write(
+            session.journal(),
+            b"{\"event\":\"began\",\"at\":5}\n{\"event\":\"answ",
+        )
+        .unwrap();
+        let (mut journal, past) = Journal::open(&session, &lock).unwrap();
+        assert!(matches!(past, Past::Over(_)));
+        let status = AgentStatus {
+            held_ms: Millis(7),
+            granted_ms: Millis(8),
+            phase: AgentPhase::Ended {
+                ending: Ending::failed("x".into()),
+                running_ms: None,
+            },
+        };
+        journal
+            .write(&Entry::Ended {
+                status: status.clone(),
+            })
+            .unwrap();
+        assert_eq!(
+            Journal::open(&session, &lock).unwrap().1,
+            Past::Over(status)
+        );
+    }
+}

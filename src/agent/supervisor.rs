@@ -1,0 +1,483 @@
+//! The loop around the lease: what happens goes in, what is decided gets done.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use dwell_core::lease::{Command, Lease};
+use dwell_core::protocol::{AgentStatus, ServerMessage};
+use dwell_core::session::Ending;
+use dwell_core::time::Millis;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use super::cgroup::Cgroups;
+use super::control::{self, Event};
+use super::environment::{environment, find_program};
+use super::init::{App, Word};
+use super::port::AppPort;
+use super::tree::{Outputs, Tree};
+use super::{AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, probe};
+use crate::clock;
+use crate::session_log::{LineSplitter, LogLevel, Writer};
+
+/// How often the agent puts down that it lives.
+const PROOF_EVERY: Duration = Duration::from_secs(1);
+/// How often a tree that is being killed is looked at.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// How long an ended session's agent tries to be heard; its journal keeps the end.
+const REPORT_FOR: Duration = Duration::from_secs(60);
+/// How long the app's last words may take to be read once it is gone.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
+/// So much of the app's last line goes into the sentence that says why it ended.
+const LAST_WORDS_CHARS: usize = 200;
+
+/// The log, shared by the readers of both outputs.
+type Log = Rc<RefCell<SessionLog>>;
+
+struct SessionLog {
+    writer: Writer,
+    last_line: Option<String>,
+}
+
+impl SessionLog {
+    fn write(&mut self, level: LogLevel, message: &str) {
+        // A full disk must not end a session: what does not fit is not kept.
+        let _ = self.writer.write(level, message);
+    }
+}
+
+/// One session under supervision.
+pub(super) struct Supervisor {
+    dir: SessionDir,
+    spec: AgentSpec,
+    lock: Lock,
+    journal: Journal,
+    log: Log,
+}
+
+impl Supervisor {
+    pub(super) fn new(dir: SessionDir, spec: AgentSpec, lock: Lock, journal: Journal) -> Self {
+        let writer = Writer::new(dir.log(), spec.limits.log_mib.saturating_mul(1 << 20));
+        let log = Rc::new(RefCell::new(SessionLog {
+            writer,
+            last_line: None,
+        }));
+        Self {
+            dir,
+            spec,
+            lock,
+            journal,
+            log,
+        }
+    }
+
+    /// Run the session to its end and report it.
+    pub(super) async fn run(mut self) {
+        let began = clock::monotonic();
+        let mut lease = Lease::new(self.spec.terms, began);
+        self.note(&Entry::Began { at: began });
+        let _ = self.lock.prove_life(began);
+        let started = self.start();
+        LocalSet::new()
+            .run_until(async move {
+                let mut at_work = AtWork::new(&self.spec, lease.status(began));
+                match started {
+                    Ok(started) => at_work.take_over(started, &self.spec, &self.log),
+                    Err(why) => {
+                        self.remark(&why);
+                        lease.app_not_started(&why, clock::monotonic());
+                    }
+                }
+                self.supervise(&mut lease, &mut at_work).await;
+                let status = lease.status(clock::monotonic());
+                at_work.finish_log().await;
+                self.clean_up(at_work.tree.as_ref());
+                at_work.report_until_heard(status).await;
+            })
+            .await;
+    }
+
+    /// An earlier agent's session is over: make sure of it, and report it.
+    pub(super) async fn report_past(mut self, status: AgentStatus) {
+        let left = Cgroups::find(self.spec.session);
+        while !left.are_empty() {
+            left.kill();
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
+        left.remove();
+        self.note(&Entry::Ended {
+            status: status.clone(),
+        });
+        self.clean_up(None);
+        LocalSet::new()
+            .run_until(async move {
+                let mut at_work = AtWork::new(&self.spec, status.clone());
+                at_work.report_until_heard(status).await;
+            })
+            .await;
+    }
+
+    fn start(&self) -> Result<Started, String> {
+        let port = match self.spec.recipe.port {
+            Some(port) => AppPort::fixed(port),
+            None => AppPort::any(),
+        }?;
+        let words = self.spec.recipe.command.words(port.port);
+        let directory = match &self.spec.recipe.workdir {
+            Some(directory) => directory.into(),
+            None => self.dir.work(),
+        };
+        if self.spec.recipe.workdir.is_none() {
+            make_private_dir(&directory)
+                .map_err(|error| format!("{} could not be made: {error}", directory.display()))?;
+        }
+        if !directory.is_dir() {
+            return Err(format!(
+                "The directory {} is not there",
+                directory.display()
+            ));
+        }
+        let environment = environment(&self.spec, port.port);
+        let name = words.first().map_or("", String::as_str);
+        let program = find_program(name, &environment, &directory)?;
+        let cgroups = Cgroups::create(self.spec.session, self.spec.limits);
+        let app = App {
+            program,
+            words,
+            environment,
+            directory,
+            cgroup_doors: Vec::new(),
+        };
+        let (tree, outputs) = Tree::start(app, cgroups)
+            .map_err(|error| format!("No process could be started: {error}"))?;
+        for missing in tree.missing() {
+            self.log.borrow_mut().write(LogLevel::Info, missing);
+        }
+        Ok(Started {
+            tree,
+            outputs,
+            port,
+        })
+    }
+
+    async fn supervise(&mut self, lease: &mut Lease, at_work: &mut AtWork) {
+        let mut proofs = every(PROOF_EVERY);
+        let mut heartbeats = every(self.spec.heartbeat.into());
+        loop {
+            self.obey(lease, at_work);
+            if lease.is_over() {
+                return;
+            }
+            let deadline = lease.deadline().map_or_else(Instant::now, instant);
+            tokio::select! {
+                biased;
+                () = sleep_until(deadline) => lease.advance(clock::monotonic()),
+                happening = at_work.next() => self.take_in(happening, lease, at_work),
+                _ = proofs.tick() => {
+                    let _ = self.lock.prove_life(clock::monotonic());
+                }
+                _ = heartbeats.tick() => at_work.report(lease),
+            }
+        }
+    }
+
+    /// Do what the lease decided.
+    fn obey(&mut self, lease: &mut Lease, at_work: &mut AtWork) {
+        while let Some(command) = lease.next_command() {
+            match (command, &at_work.tree) {
+                (Command::TerminateTree, Some(tree)) => tree.terminate(),
+                (Command::KillTree, Some(tree)) => {
+                    at_work.killing = true;
+                    tree.kill();
+                }
+                (Command::TerminateTree, None) => {}
+                (Command::KillTree, None) => lease.tree_gone(clock::monotonic()),
+                (Command::Report, _) => {
+                    let status = lease.status(clock::monotonic());
+                    if matches!(status.phase, AgentPhase::Ended { .. }) {
+                        self.note(&Entry::Ended { status });
+                    }
+                    at_work.report(lease);
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, happening: Happening, lease: &mut Lease, at_work: &mut AtWork) {
+        let now = clock::monotonic();
+        match happening {
+            Happening::Answered(upstream) => {
+                self.note(&Entry::Answered { at: now });
+                lease.app_answered(upstream, now);
+            }
+            Happening::Word(Word::AppExited(exit)) => {
+                let last_words = self.log.borrow().last_line.clone();
+                lease.app_exited(exit, last_words.as_deref(), now);
+            }
+            Happening::Word(Word::NotStarted(why)) => {
+                self.remark(&why);
+                lease.app_not_started(&why, now);
+            }
+            Happening::Word(Word::Missing(what)) => {
+                self.log.borrow_mut().write(LogLevel::Info, &what)
+            }
+            Happening::Reap => {
+                let Some(tree) = &mut at_work.tree else {
+                    return;
+                };
+                if tree.reap() && !at_work.killing {
+                    // Not by us: the app cannot be relied on to be there.
+                    lease.app_not_started("The session's first process was killed", now);
+                    lease.app_exited(dwell_core::lease::Exit::Signal(9), None, now);
+                }
+                if at_work.killing && tree.is_gone() {
+                    at_work.killing = false;
+                    lease.tree_gone(now);
+                }
+            }
+            Happening::Server(Event::Connected) => at_work.report(lease),
+            Happening::Server(Event::Said(message)) => lease.heard(&message, now),
+            Happening::Server(Event::Refused) => {}
+            Happening::HostStops => {
+                let ending = Ending::failed("Its host is shutting down".to_owned());
+                lease.heard(&ServerMessage::Stop { ending }, now);
+            }
+        }
+    }
+
+    fn note(&mut self, entry: &Entry) {
+        if let Err(error) = self.journal.write(entry) {
+            eprintln!(
+                "{} the journal cannot be written: {error}",
+                clock::rfc3339(clock::wall())
+            );
+        }
+    }
+
+    fn remark(&self, sentence: &str) {
+        self.log.borrow_mut().write(LogLevel::Error, sentence);
+    }
+
+    fn clean_up(&self, tree: Option<&Tree>) {
+        if let Some(tree) = tree {
+            tree.remove();
+        }
+        let _ = std::fs::remove_dir_all(self.dir.work());
+    }
+}
+
+/// An app that was started.
+struct Started {
+    tree: Tree,
+    outputs: Outputs,
+    port: AppPort,
+}
+
+/// Something that the lease must know of.
+enum Happening {
+    Answered(std::net::SocketAddr),
+    Word(Word),
+    Reap,
+    Server(Event),
+    HostStops,
+}
+
+/// What the agent has going while its session runs.
+struct AtWork {
+    tree: Option<Tree>,
+    killing: bool,
+    words: Option<Lines<BufReader<UnixStream>>>,
+    answered: Option<JoinHandle<std::net::SocketAddr>>,
+    readers: Vec<JoinHandle<()>>,
+    status: watch::Sender<AgentStatus>,
+    events: mpsc::Receiver<Event>,
+    children: Option<tokio::signal::unix::Signal>,
+    terminations: Option<tokio::signal::unix::Signal>,
+    _port: Option<AppPort>,
+}
+
+impl AtWork {
+    fn new(spec: &AgentSpec, status: AgentStatus) -> Self {
+        let (status, published) = watch::channel(status);
+        let (said, events) = mpsc::channel(16);
+        spawn_local(control::keep(spec.clone(), published, said));
+        Self {
+            tree: None,
+            killing: false,
+            words: None,
+            answered: None,
+            readers: Vec::new(),
+            status,
+            events,
+            children: signal(SignalKind::child()).ok(),
+            terminations: signal(SignalKind::terminate()).ok(),
+            _port: None,
+        }
+    }
+
+    fn take_over(&mut self, started: Started, spec: &AgentSpec, log: &Log) {
+        let Started {
+            tree,
+            outputs,
+            port,
+        } = started;
+        let (number, path) = (port.port, spec.recipe.ready_path.clone());
+        self.answered = Some(spawn_local(
+            async move { probe::answered(number, &path).await },
+        ));
+        self.words = words(outputs.words).ok();
+        self.readers = [
+            (outputs.stdout, LogLevel::Info),
+            (outputs.stderr, LogLevel::Warning),
+        ]
+        .into_iter()
+        .map(|(pipe, level)| spawn_local(capture(pipe, level, Rc::clone(log))))
+        .collect();
+        self.tree = Some(tree);
+        self._port = Some(port);
+    }
+
+    fn report(&self, lease: &Lease) {
+        self.status.send_replace(lease.status(clock::monotonic()));
+    }
+
+    /// The next thing that happens.
+    async fn next(&mut self) -> Happening {
+        let look_again = tokio::time::sleep(LOOK_AGAIN_AFTER);
+        tokio::select! {
+            biased;
+            Some(address) = joined(&mut self.answered) => {
+                self.answered = None;
+                Happening::Answered(address)
+            }
+            word = next_word(&mut self.words) => match word {
+                Some(word) => Happening::Word(word),
+                None => {
+                    self.words = None;
+                    Happening::Reap
+                }
+            },
+            () = signalled(&mut self.children) => Happening::Reap,
+            () = look_again, if self.killing => Happening::Reap,
+            Some(event) = self.events.recv() => Happening::Server(event),
+            () = signalled(&mut self.terminations) => Happening::HostStops,
+        }
+    }
+
+    /// The app is gone: what it last wrote is still on its way.
+    async fn finish_log(&mut self) {
+        let readers = std::mem::take(&mut self.readers);
+        let all_read = async {
+            for reader in readers {
+                let _ = reader.await;
+            }
+        };
+        let _ = timeout(LAST_WORDS_WITHIN, all_read).await;
+    }
+
+    /// Say how it ended until the server has it on record, or long enough.
+    async fn report_until_heard(&mut self, status: AgentStatus) {
+        self.status.send_replace(status.clone());
+        let heard = async {
+            while let Some(event) = self.events.recv().await {
+                match event {
+                    Event::Connected => {
+                        self.status.send_replace(status.clone());
+                    }
+                    Event::Said(ServerMessage::Forget) | Event::Refused => return,
+                    Event::Said(ServerMessage::Lease { .. } | ServerMessage::Stop { .. }) => {
+                        self.status.send_replace(status.clone());
+                    }
+                }
+            }
+        };
+        let _ = timeout(REPORT_FOR, heard).await;
+    }
+}
+
+/// Put what comes through `pipe` into the log, line by line, as fast as the log
+/// takes it and no faster: an app that floods it waits.
+async fn capture(pipe: OwnedFd, level: LogLevel, log: Log) {
+    let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) else {
+        return;
+    };
+    let mut splitter = LineSplitter::default();
+    let mut buffer = vec![0; 8 * 1024];
+    let put = |line: &str| {
+        let mut log = log.borrow_mut();
+        log.write(level, line);
+        if !line.trim().is_empty() {
+            log.last_line = Some(line.trim().chars().take(LAST_WORDS_CHARS).collect());
+        }
+    };
+    loop {
+        match pipe.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(bytes) => splitter.push(buffer.get(..bytes).unwrap_or_default(), put),
+        }
+        // The lease comes first, however much there is to read.
+        tokio::task::yield_now().await;
+    }
+    splitter.flush(put);
+}
+
+fn words(socket: std::os::unix::net::UnixStream) -> std::io::Result<Lines<BufReader<UnixStream>>> {
+    socket.set_nonblocking(true)?;
+    Ok(BufReader::with_capacity(1_024, UnixStream::from_std(socket)?).lines())
+}
+
+/// The first process's next word; `None` when it has gone. Waits for ever when that
+/// is known already.
+async fn next_word(words: &mut Option<Lines<BufReader<UnixStream>>>) -> Option<Word> {
+    match words {
+        Some(words) => match words.next_line().await {
+            Ok(Some(line)) => serde_json::from_str(&line).ok(),
+            Ok(None) | Err(_) => None,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn joined<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
+    match task {
+        Some(task) => task.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn signalled(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The same moment by tokio's clock. That one may stand still while the host
+/// sleeps, so nobody waits for long at a time.
+fn instant(moment: Monotonic) -> Instant {
+    const LOOK_AT_LEAST_EVERY: Millis = Millis(1_000);
+    Instant::now() + Duration::from(moment.since(clock::monotonic()).min(LOOK_AT_LEAST_EVERY))
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period.max(Duration::from_millis(10)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+fn make_private_dir(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}

@@ -1,0 +1,267 @@
+//! The loop's promises, with a store and a launcher that the tests hold in hand.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use dwell_core::control_plane::{Change, Launch, NewSession, Settings, Snapshot, Source};
+use dwell_core::gpu::{GpuType, Inventory};
+use dwell_core::id::{GpuEventId, MachineId, MachineVersionId};
+use dwell_core::key::Key;
+use dwell_core::limits::Limits;
+use dwell_core::machine::{Access, AppCommand, Machine, MachineVersion, Recipe};
+use dwell_core::owner::{Owner, Principal, UserId};
+use dwell_core::ports::PortPool;
+use dwell_core::pricing::Prices;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::*;
+use crate::gateway::Gateway;
+use crate::keys::KeyRing;
+use crate::launcher::Launcher;
+use crate::store::{EventQuery, SessionRecord, StoreError};
+use crate::tunnel::Switchboard;
+
+/// Commits when it is let, and remembers what.
+struct HeldStore {
+    entered: Semaphore,
+    may_commit: Semaphore,
+    refuses: AtomicBool,
+    commits: Mutex<Vec<Vec<Change>>>,
+}
+
+impl HeldStore {
+    fn new(may_commit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            entered: Semaphore::new(0),
+            may_commit: Semaphore::new(may_commit),
+            refuses: AtomicBool::new(false),
+            commits: Mutex::default(),
+        })
+    }
+
+    /// How many sessions each commit carried.
+    fn commits(&self) -> Vec<usize> {
+        let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = |changes: &Vec<Change>| {
+            changes
+                .iter()
+                .filter(|change| matches!(change, Change::Session(_)))
+                .count()
+        };
+        commits
+            .iter()
+            .map(sessions)
+            .filter(|count| *count > 0)
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Store for HeldStore {
+    async fn load(&self) -> Result<Snapshot, StoreError> {
+        Ok(Snapshot::default())
+    }
+    async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.entered.add_permits(1);
+        self.may_commit.acquire().await.unwrap().forget();
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(StoreError("The disk is full".to_owned()));
+        }
+        self.commits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(changes);
+        Ok(())
+    }
+    async fn server_secret(&self) -> Result<[u8; 32], StoreError> {
+        Ok([0; 32])
+    }
+    async fn session(&self, _: &Owner, _: SessionId) -> Result<Option<SessionRecord>, StoreError> {
+        Ok(None)
+    }
+    async fn open_sessions(
+        &self,
+        _: &Owner,
+        _: Option<MachineId>,
+    ) -> Result<Vec<SessionRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn recent_sessions(
+        &self,
+        _: &Owner,
+        _: Option<MachineId>,
+        _: u32,
+    ) -> Result<Vec<SessionRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn gpu_events(&self, _: &Owner, _: EventQuery) -> Result<Vec<Session>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn machines(&self, _: &Owner) -> Result<Vec<Machine>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn machine(&self, _: &Owner, _: MachineId) -> Result<Option<Machine>, StoreError> {
+        Ok(None)
+    }
+    async fn machine_versions(
+        &self,
+        _: &Owner,
+        _: MachineId,
+    ) -> Result<Vec<MachineVersion>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn machine_version(
+        &self,
+        _: &Owner,
+        _: MachineId,
+        _: MachineVersionId,
+    ) -> Result<Option<MachineVersion>, StoreError> {
+        Ok(None)
+    }
+    async fn keys(&self, _: &Owner) -> Result<Vec<Key>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Says which sessions it was asked to launch.
+struct Told(mpsc::UnboundedSender<SessionId>);
+
+#[async_trait]
+impl Launcher for Told {
+    async fn launch(&self, launch: Launch) -> LaunchOutcome {
+        let _ = self.0.send(launch.session);
+        LaunchOutcome::Started
+    }
+}
+
+fn plane() -> ControlPlane {
+    let cpu = GpuType::cpu();
+    let settings = Settings {
+        limits: Limits::default(),
+        prices: Prices::default(),
+        inventory: Inventory::declared([(&cpu, 100)]),
+        // Port 0 is any free one, so that nothing here can be in the way.
+        ports: PortPool::new(0..=0, 0),
+    };
+    ControlPlane::recover(settings, Snapshot::default(), clock::now())
+}
+
+fn start(store: &Arc<HeldStore>) -> (Driver, Running, mpsc::UnboundedReceiver<SessionId>) {
+    let (told, launches) = mpsc::unbounded_channel();
+    let keys = KeyRing::default();
+    let effects = Effects::new(
+        Arc::new(Told(told)),
+        Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), keys.clone()),
+        Switchboard::default(),
+        keys,
+        Access::Link,
+    );
+    let store: Arc<dyn Store> = store.clone();
+    let (driver, running) = Driver::start(plane(), store, effects);
+    (driver, running, launches)
+}
+
+fn new_session() -> NewSession {
+    NewSession {
+        id: SessionId(Uuid::new_v4()),
+        gpu_event_id: GpuEventId(Uuid::new_v4()),
+        principal: Principal {
+            user: UserId("ada".into()),
+            org: None,
+            admin: false,
+        },
+        source: Source::Recipe(Box::new(Recipe {
+            command: AppCommand::Shell("true".into()),
+            port: None,
+            workdir: None,
+            environment: std::collections::BTreeMap::new(),
+            gpu: GpuType::cpu(),
+            timeout_minutes: 1,
+            ready_path: "/".into(),
+            access: None,
+        })),
+        gpu: None,
+        timeout_minutes: None,
+    }
+}
+
+async fn create(driver: Driver) -> Result<SessionId, AskError> {
+    let new = new_session();
+    let id = new.id;
+    driver
+        .ask(move |plane, now| plane.create_session(new, now))
+        .await
+        .map(|()| id)
+}
+
+#[tokio::test]
+async fn nothing_is_done_or_answered_before_it_is_on_record() {
+    let store = HeldStore::new(0);
+    let (driver, running, mut launches) = start(&store);
+    let asked = tokio::spawn(create(driver.clone()));
+    store.entered.acquire().await.unwrap().forget();
+    assert!(launches.try_recv().is_err());
+    assert!(!asked.is_finished());
+    store.may_commit.add_permits(1);
+    let id = asked.await.unwrap().unwrap();
+    assert_eq!(launches.recv().await, Some(id));
+    assert!(driver.watch(id).is_some());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_store_refuses_is_answered_so_and_leaves_no_trace() {
+    let store = HeldStore::new(100);
+    let (driver, running, mut launches) = start(&store);
+    store.refuses.store(true, Ordering::SeqCst);
+    let refused = create(driver.clone()).await.unwrap_err();
+    assert_eq!(refused.to_string(), "The disk is full");
+    let open = driver
+        .ask(|plane, _| Ok(plane.open_sessions().count()))
+        .await
+        .unwrap();
+    assert_eq!(open, 0);
+    assert!(launches.try_recv().is_err());
+    // And when it takes writes again, all is well.
+    store.refuses.store(false, Ordering::SeqCst);
+    let id = create(driver.clone()).await.unwrap();
+    assert_eq!(launches.recv().await, Some(id));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn requests_that_wait_share_one_commit() {
+    let store = HeldStore::new(0);
+    let (driver, running, _launches) = start(&store);
+    let asked: Vec<_> = (0..50)
+        .map(|_| tokio::spawn(create(driver.clone())))
+        .collect();
+    // One commit is held up; all that came meanwhile wait for the next.
+    store.entered.acquire().await.unwrap().forget();
+    store.may_commit.add_permits(10);
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    let commits = store.commits();
+    assert!(commits.len() <= 3, "50 sessions took {commits:?}");
+    assert_eq!(commits.iter().sum::<usize>(), 50);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_driver_that_is_told_to_stop_answers_what_waits_first() {
+    let store = HeldStore::new(0);
+    let (driver, running, _launches) = start(&store);
+    let asked = tokio::spawn(create(driver.clone()));
+    store.entered.acquire().await.unwrap().forget();
+    let stopping = tokio::spawn(running.stop());
+    store.may_commit.add_permits(10);
+    stopping.await.unwrap();
+    asked.await.unwrap().unwrap();
+    assert_eq!(store.commits(), [1]);
+    let late = create(driver).await.unwrap_err();
+    assert_eq!(late.to_string(), "The server is shutting down");
+}

@@ -1,0 +1,151 @@
+//! One request and its response.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dwell_core::machine::Access;
+use http_body_util::{Either, Empty, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CACHE_CONTROL, HOST, HeaderValue, LOCATION, SET_COOKIE};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version, upgrade};
+
+use super::connection::Visit;
+use super::page::{self, Page};
+use super::pool::{Failure, Pool, RequestBody, ResponseBody};
+use super::{RouteStatus, cors, credentials, headers};
+
+/// A response's body: words of ours, or the app's as they come.
+type Body = Either<Full<Bytes>, ResponseBody>;
+
+/// The response to a visitor's request.
+pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Response<Body> {
+    let to_person = page::is_for_person(request.headers());
+    let origin = cors::other_origin(request.headers());
+    if let Some(preflight) = cors::preflight(&request) {
+        return preflight.map(Either::Left);
+    }
+    let mut response = match route(visit, request, to_person).await {
+        Ok(response) => response,
+        Err(page) => page.respond(to_person).map(Either::Left),
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        cors::allow(origin, response.headers_mut());
+    }
+    response
+}
+
+/// The app's response, or what there is to say instead.
+async fn route(
+    visit: &Visit,
+    request: Request<Incoming>,
+    to_person: bool,
+) -> Result<Response<Body>, Page> {
+    headers::refuse(&request).map_err(|(status, sentence)| Page::refused(status, sentence))?;
+    let backend = visit.current.borrow().clone();
+    let Some(backend) = backend.filter(|backend| backend.route.session == visit.session) else {
+        return Err(Page::over());
+    };
+    if backend.route.access == Access::Private {
+        let query = request.uri().query();
+        let (keys, owner) = (visit.keys(), &backend.route.owner);
+        credentials::admit(keys, owner, visit.port(), query, request.headers())
+            .map_err(Page::private)?;
+        if to_person && let Some(entry) = keep_key(visit, &request) {
+            return Ok(entry.map(Either::Left));
+        }
+    }
+    match (&backend.route.status, &backend.app) {
+        (RouteStatus::Starting, _) => Err(Page::starting()),
+        (RouteStatus::Stopping, _) => Err(Page::stopping()),
+        (RouteStatus::Ended(ending), _) => Err(Page::ended(ending)),
+        (RouteStatus::Running(_), None) => Err(Page::unreachable()),
+        (RouteStatus::Running(_), Some(app)) => pass_on(visit, app, request).await,
+    }
+}
+
+/// A person who opens a private session by `?cd_token=` gets the key as a cookie, for
+/// all that the page will load, and an address without it.
+fn keep_key(visit: &Visit, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+    let (path, query) = (request.uri().path(), request.uri().query()?);
+    let key = credentials::in_query(Some(query))?;
+    let fits_a_cookie = key
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    // A path that begins with two slashes would name another host.
+    if *request.method() != Method::GET || !fits_a_cookie || path.starts_with("//") {
+        return None;
+    }
+    let name = credentials::own_cookie(visit.port());
+    let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax");
+    let location = credentials::with_query(path, &credentials::strip_query(query)?);
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let headers = response.headers_mut();
+    headers.insert(SET_COOKIE, HeaderValue::try_from(cookie).ok()?);
+    headers.insert(LOCATION, HeaderValue::try_from(location).ok()?);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Some(response)
+}
+
+async fn pass_on(
+    visit: &Visit,
+    app: &Arc<Pool>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Page> {
+    let protocol = headers::wanted_protocol(request.headers());
+    let visitor = protocol.is_some().then(|| upgrade::on(&mut request));
+    let mut response = app
+        .send(for_app(visit, app, request, protocol))
+        .await
+        .map_err(|failure| {
+            tracing::debug!(session = %visit.session, "no response from the app: {failure}");
+            match failure {
+                Failure::Connect(_) => Page::unreachable(),
+                Failure::Exchange(_) => Page::broken_off(),
+            }
+        })?;
+    let status = response.status();
+    headers::to_visitor(response.headers_mut(), status);
+    // hyper makes of it what the visitor understands.
+    *response.version_mut() = Version::HTTP_11;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        // An app that switches unasked speaks what its visitor does not.
+        let visitor = visitor.ok_or_else(Page::broken_off)?;
+        visit.upgrade(visitor, upgrade::on(&mut response));
+        return Ok(response.map(|_| Either::Left(Full::default())));
+    }
+    Ok(response.map(Either::Right))
+}
+
+/// The visitor's request as its app is to see it.
+fn for_app(
+    visit: &Visit,
+    app: &Pool,
+    request: Request<Incoming>,
+    protocol: Option<HeaderValue>,
+) -> Request<RequestBody> {
+    let (mut parts, body) = request.into_parts();
+    // Whoever takes us for a forward proxy says in its target whom it means.
+    if let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::try_from(authority.as_str())
+    {
+        parts.headers.insert(HOST, host);
+    }
+    let target: Option<PathAndQuery> = match parts.uri.query().and_then(credentials::strip_query) {
+        Some(query) => credentials::with_query(parts.uri.path(), &query)
+            .parse()
+            .ok(),
+        None => parts.uri.path_and_query().cloned(),
+    };
+    parts.uri = target.map_or_else(Uri::default, Uri::from);
+    credentials::strip(visit.keys(), &mut parts.headers);
+    headers::to_app(&mut parts.headers, protocol, visit.from.ip(), app.app());
+    parts.version = Version::HTTP_11;
+    let body = if body.is_end_stream() {
+        Either::Right(Empty::new())
+    } else {
+        Either::Left(body)
+    };
+    Request::from_parts(parts, body)
+}

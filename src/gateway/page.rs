@@ -1,0 +1,229 @@
+//! What the gateway says itself: a page for people, JSON for programs.
+
+use bytes::Bytes;
+use dwell_core::session::{EndReason, Ending};
+use http_body_util::Full;
+use hyper::header::{
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use hyper::{HeaderMap, Response, StatusCode};
+
+use crate::keys::KeyError;
+
+/// Something to say.
+pub(super) struct Page {
+    status: StatusCode,
+    title: &'static str,
+    detail: String,
+    /// How far the session is, for programs.
+    session: Option<&'static str>,
+    /// What is asked will soon be there.
+    is_soon: bool,
+    /// Nothing more will come on this connection.
+    is_last: bool,
+}
+
+impl Page {
+    fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            title,
+            detail: detail.into(),
+            session: None,
+            is_soon: false,
+            is_last: false,
+        }
+    }
+
+    pub(super) fn starting() -> Self {
+        Self {
+            session: Some("starting"),
+            is_soon: true,
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Starting",
+                "This session is starting. Its app does not answer yet.",
+            )
+        }
+    }
+
+    pub(super) fn stopping() -> Self {
+        Self {
+            session: Some("stopping"),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Stopping",
+                "This session is being ended.",
+            )
+        }
+    }
+
+    pub(super) fn ended(ending: &Ending) -> Self {
+        let reason = match ending.reason {
+            EndReason::Cancelled => "it was stopped",
+            EndReason::TimedOut => "its time was up",
+            EndReason::Idle => "nobody used it",
+            EndReason::Exited => "its app exited by itself",
+            EndReason::Failed => "it failed",
+            EndReason::Lost => "its host was not heard of any more",
+            EndReason::OverBudget => "its owner's budget was spent",
+        };
+        let mut detail = format!("This session has ended: {reason}.");
+        if let Some(error) = &ending.error {
+            detail.push(' ');
+            detail.push_str(error);
+        }
+        Self {
+            session: Some("ended"),
+            is_last: true,
+            ..Self::new(StatusCode::GONE, "Ended", detail)
+        }
+    }
+
+    /// For who comes with a connection to a session that was here before.
+    pub(super) fn over() -> Self {
+        Self {
+            session: Some("ended"),
+            is_last: true,
+            ..Self::new(StatusCode::GONE, "Ended", "This session has ended.")
+        }
+    }
+
+    pub(super) fn unreachable() -> Self {
+        Self {
+            session: Some("running"),
+            ..Self::new(
+                StatusCode::BAD_GATEWAY,
+                "No answer",
+                "This session is running, but its app does not accept connections. It may be \
+                 restarting: try again in a moment, or look at the session's log.",
+            )
+        }
+    }
+
+    pub(super) fn broken_off() -> Self {
+        Self {
+            session: Some("running"),
+            ..Self::new(
+                StatusCode::BAD_GATEWAY,
+                "No answer",
+                "This session's app closed the connection before it answered, or its answer \
+                 was not HTTP. The session's log may say why.",
+            )
+        }
+    }
+
+    pub(super) fn private(error: KeyError) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Private", error.to_string())
+    }
+
+    pub(super) fn refused(status: StatusCode, sentence: &'static str) -> Self {
+        Self {
+            is_last: true,
+            ..Self::new(status, "Not possible", sentence)
+        }
+    }
+
+    /// The page as a response, to a person or to a program.
+    pub(super) fn respond(self, to_person: bool) -> Response<Full<Bytes>> {
+        let (kind, body) = if to_person {
+            ("text/html; charset=utf-8", self.html())
+        } else {
+            ("application/json", self.json())
+        };
+        let mut response = Response::new(Full::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"),
+        );
+        if self.is_soon {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.is_last {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+
+    fn json(&self) -> String {
+        let mut json = serde_json::json!({ "detail": self.detail });
+        if let Some(session) = self.session {
+            json["status"] = session.into();
+        }
+        json.to_string()
+    }
+
+    fn html(&self) -> String {
+        let refresh = if self.is_soon {
+            "<meta http-equiv=\"refresh\" content=\"1\">"
+        } else {
+            ""
+        };
+        let hint = if self.status == StatusCode::UNAUTHORIZED {
+            "<p>This session is private. Open it with a key of its owner: put \
+             <code>?cd_token=KEY</code> at the end of its address.</p>"
+        } else {
+            ""
+        };
+        format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\">{refresh}\
+             <title>{title}</title><style>{STYLE}</style></head>\n\
+             <body><main><h1>{title}</h1><p>{detail}</p>{hint}</main></body></html>\n",
+            title = escape(self.title),
+            detail = escape(&self.detail),
+        )
+    }
+}
+
+const STYLE: &str = ":root{color-scheme:light dark}\
+    body{margin:0;min-height:100vh;display:grid;place-items:center;\
+    font:1rem/1.5 system-ui,sans-serif}\
+    main{max-width:34rem;padding:2rem}h1{font-size:1.5rem;font-weight:600;margin:0 0 .5rem}\
+    p{margin:0 0 .5rem;opacity:.8;overflow-wrap:anywhere}";
+
+/// Does a person ask, by a browser? Only those ask for HTML by name.
+pub(super) fn is_for_person(request: &HeaderMap) -> bool {
+    request.get_all(ACCEPT).iter().any(|accept| {
+        let accept = accept.as_bytes();
+        accept
+            .windows(9)
+            .any(|word| word.eq_ignore_ascii_case(b"text/html"))
+    })
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_app_says_cannot_become_markup() {
+        let page = Page::ended(&Ending::failed("<script>'x' & \"y\"".to_owned()));
+        let html = page.html();
+        assert!(html.contains("&lt;script&gt;&#39;x&#39; &amp; &quot;y&quot;"));
+        assert!(!html.contains("<script>"));
+    }
+}

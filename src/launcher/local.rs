@@ -1,0 +1,136 @@
+//! Agents as plain processes of the server's own host.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use async_trait::async_trait;
+use dwell_core::control_plane::{Launch, LaunchOutcome};
+use dwell_core::time::Millis;
+use nix::fcntl::{Flock, FlockArg};
+
+use tokio::process::Command;
+
+use super::Launcher;
+use crate::agent::spec::{AgentSpec, AppLimits};
+use crate::data_dir::{DataDir, SessionDir};
+use crate::keys::AgentSecrets;
+
+/// Starts agents beside the server.
+#[derive(Clone)]
+pub struct Local {
+    executable: PathBuf,
+    data_dir: DataDir,
+    secrets: AgentSecrets,
+    heartbeat: Millis,
+    limits: AppLimits,
+}
+
+impl Local {
+    /// Agents whose sessions live in `data_dir`.
+    #[must_use]
+    pub fn new(
+        data_dir: DataDir,
+        secrets: AgentSecrets,
+        heartbeat: Millis,
+        limits: AppLimits,
+    ) -> Self {
+        // Still the same file when the one on disk has been replaced by a newer one.
+        let executable = PathBuf::from("/proc/self/exe");
+        Self {
+            executable,
+            data_dir,
+            secrets,
+            heartbeat,
+            limits,
+        }
+    }
+
+    /// The same, with this program for an agent.
+    #[must_use]
+    pub fn with_executable(self, executable: PathBuf) -> Self {
+        Self { executable, ..self }
+    }
+
+    fn start(&self, launch: Launch) -> io::Result<LaunchOutcome> {
+        let dir = self.data_dir.session(launch.session);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir.path())?;
+        if agent_lives(&dir)? {
+            return Ok(LaunchOutcome::AlreadyRunning);
+        }
+        let spec = AgentSpec {
+            session: launch.session,
+            secret: self.secrets.of(launch.session),
+            server_file: self.data_dir.server_file(),
+            recipe: launch.recipe,
+            visible_device: launch.placement.visible_device,
+            terms: launch.terms,
+            heartbeat: self.heartbeat,
+            limits: self.limits,
+        };
+        write_atomically(&dir.agent_spec(), &serde_json::to_vec(&spec)?)?;
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(dir.agent_log())?;
+        let child = Command::new(&self.executable)
+            .arg0("dwell")
+            .arg("agent")
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // What a terminal sends to the server's group does not reach it.
+            .process_group(0)
+            .spawn()?;
+        // It is no child in any other way: the runtime takes its status when it goes.
+        drop(child);
+        Ok(LaunchOutcome::Started)
+    }
+}
+
+#[async_trait]
+impl Launcher for Local {
+    async fn launch(&self, launch: Launch) -> LaunchOutcome {
+        let local = self.clone();
+        let started = tokio::task::spawn_blocking(move || local.start(launch)).await;
+        match started {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => LaunchOutcome::Failed(format!("No agent could be started: {error}")),
+            Err(error) => LaunchOutcome::Failed(format!("No agent could be started: {error}")),
+        }
+    }
+}
+
+fn agent_lives(dir: &SessionDir) -> io::Result<bool> {
+    let lock = match File::open(dir.agent_lock()) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // Shared, and given back at once: an agent that starts meanwhile asks again.
+    match Flock::lock(lock, FlockArg::LockSharedNonblock) {
+        Ok(_) => Ok(false),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(true),
+        Err((_, error)) => Err(error.into()),
+    }
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(bytes)?;
+    drop(file);
+    std::fs::rename(draft, path)
+}
