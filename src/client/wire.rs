@@ -1,0 +1,314 @@
+//! What goes over the wire, as far as this client reads it. Everything that it could
+//! do without is optional, so that an older or newer server is understood too.
+
+use std::collections::BTreeMap;
+
+use dwell_core::machine::{Access, AppCommand};
+use dwell_core::time::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Any JSON; it is passed on, not looked into.
+pub type Document = serde_json::Value;
+
+/// A request for a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NewSession {
+    /// Of this machine; otherwise from `command`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    /// What to run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<AppCommand>,
+    /// On which GPU type; the machine's or the server's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
+    /// For how many minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+    /// The port of an app that cannot be told one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Where it starts; absolute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Added to its environment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// The path of the ready probe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_path: Option<String>,
+    /// Who may use the URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+}
+
+/// A session that was made.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Created {
+    /// Its id.
+    pub session_id: String,
+}
+
+/// How far a session is, as the wire says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// No GPU of its type is free.
+    Queued,
+    /// Its app does not answer yet.
+    Starting,
+    /// Its app answers.
+    #[default]
+    Running,
+    /// It is being ended.
+    Stopping,
+    /// It is over.
+    Ended,
+}
+
+/// A session.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in SessionResponse")]
+pub struct Session {
+    pub id: String,
+    pub gpu: String,
+    #[serde(deserialize_with = "moment")]
+    pub created_at: Option<Timestamp>,
+    pub url: Option<String>,
+    pub timeout: Option<u32>,
+    #[serde(deserialize_with = "moment")]
+    pub timeout_end: Option<Timestamp>,
+    pub machine_id: Option<String>,
+    pub status: Status,
+    pub user_id: Option<String>,
+    pub org_id: Option<String>,
+    #[serde(deserialize_with = "moment")]
+    pub started_at: Option<Timestamp>,
+    #[serde(deserialize_with = "moment")]
+    pub ended_at: Option<Timestamp>,
+    pub end_reason: Option<String>,
+    pub error: Option<String>,
+    pub queue_position: Option<u32>,
+    pub cost: Option<f64>,
+}
+
+/// What a machine is, or is to be; what is `None` is not said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "each is what it is in API's machine")]
+pub struct MachineSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<AppCommand>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+}
+
+/// A machine.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in the API")]
+pub struct MachineRow {
+    pub id: String,
+    pub name: String,
+    pub command: Option<AppCommand>,
+    pub port: Option<u16>,
+    pub workdir: Option<String>,
+    pub environment: Option<BTreeMap<String, String>>,
+    pub gpu: Option<String>,
+    pub timeout: Option<u32>,
+    pub ready_path: Option<String>,
+    pub access: Option<Access>,
+    pub machine_version_id: Option<String>,
+    pub version: Option<u32>,
+    #[serde(deserialize_with = "moment")]
+    pub created_at: Option<Timestamp>,
+    #[serde(deserialize_with = "moment")]
+    pub updated_at: Option<Timestamp>,
+}
+
+/// One version of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in the API")]
+pub struct VersionRow {
+    pub id: String,
+    pub version: Option<u32>,
+    pub command: Option<AppCommand>,
+    pub gpu: Option<String>,
+    pub timeout: Option<u32>,
+    #[serde(deserialize_with = "moment")]
+    pub created_at: Option<Timestamp>,
+}
+
+/// A request for a key. One that names no user is for who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NewKey {
+    /// What it is called.
+    pub name: String,
+    /// The user it speaks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The organisation it acts in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    /// May it make keys for others?
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub admin: bool,
+}
+
+/// A key that was made; the only time that it is shown.
+#[derive(Clone, Debug, Deserialize)]
+pub struct KeyCreated {
+    /// The secret.
+    pub key: String,
+}
+
+/// A key, without its secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in the API")]
+pub struct KeyRow {
+    pub id: String,
+    pub name: String,
+    pub user_id: Option<String>,
+    pub org_id: Option<String>,
+    pub admin: bool,
+    #[serde(deserialize_with = "moment")]
+    pub created_at: Option<Timestamp>,
+    #[serde(deserialize_with = "moment")]
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// What one GPU type was used.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct UsageRow {
+    /// The type.
+    pub gpu: String,
+    /// How many GPU events.
+    pub events: Option<u64>,
+    /// For how long, in seconds.
+    pub seconds: f64,
+    /// What it cost, in dollars.
+    pub cost: f64,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OpenApi {
+    /// Its title and version.
+    pub info: OpenApiInfo,
+}
+
+/// See [`OpenApi`].
+#[derive(Clone, Debug, Deserialize)]
+pub struct OpenApiInfo {
+    /// `Dwell`, for ours.
+    pub title: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// The sentence of an error's body: `{"detail": …}`, a sentence or the list of what
+/// does not fit.
+#[must_use]
+pub fn detail(body: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body {
+        detail: Detail,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Detail {
+        Sentence(String),
+        List(Vec<Misfit>),
+    }
+    #[derive(Deserialize)]
+    struct Misfit {
+        #[serde(default)]
+        loc: Vec<serde_json::Value>,
+        msg: String,
+    }
+    let body: Body = serde_json::from_str(body).ok()?;
+    match body.detail {
+        Detail::Sentence(sentence) => Some(sentence),
+        Detail::List(misfits) => {
+            let sentences = misfits.into_iter().map(|Misfit { loc, msg }| {
+                let names = loc.iter().skip(1).map(|part| match part {
+                    serde_json::Value::String(name) => name.clone(),
+                    other => other.to_string(),
+                });
+                let names: Vec<_> = names.collect();
+                if names.is_empty() {
+                    msg
+                } else {
+                    format!("{}: {msg}", names.join("."))
+                }
+            });
+            Some(sentences.collect::<Vec<_>>().join("; "))
+        }
+    }
+}
+
+/// An RFC 3339 moment. One that is not understood is none.
+fn moment<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(source)?;
+    Ok(text
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+        .map(|moment| Timestamp(moment.as_millisecond())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_servers_own_words() {
+        assert_eq!(
+            detail(r#"{"detail": "Machine not found"}"#).as_deref(),
+            Some("Machine not found")
+        );
+        assert_eq!(
+            detail(r#"{"detail": [{"loc": ["body", "minutes"], "msg": "too few", "type": "x"}, {"loc": ["body"], "msg": "no JSON", "type": "x"}]}"#)
+                .as_deref(),
+            Some("minutes: too few; no JSON")
+        );
+        assert_eq!(detail("<html>"), None);
+    }
+
+    #[test]
+    fn a_session_of_an_older_server_is_understood() {
+        let session: Session = serde_json::from_str(
+            r#"{"id": "a", "gpu": "CPU", "created_at": "2026-11-23T12:00:00.000Z", "url": null, "timeout": null}"#,
+        )
+        .unwrap();
+        assert_eq!(session.status, Status::Running);
+        assert_eq!(session.created_at, Some(Timestamp(1_795_435_200_000)));
+    }
+
+    #[test]
+    fn what_is_not_said_is_not_on_the_wire() {
+        let new = NewSession {
+            command: Some(AppCommand::Argv(vec!["app".into()])),
+            ..NewSession::default()
+        };
+        assert_eq!(
+            serde_json::to_string(&new).unwrap(),
+            r#"{"command":["app"]}"#
+        );
+    }
+}
