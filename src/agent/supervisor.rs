@@ -218,9 +218,11 @@ impl Supervisor {
                 (Command::Report, _) => {
                     let status = lease.status(clock::monotonic());
                     if matches!(status.phase, AgentPhase::Ended { .. }) {
+                        // The server is told when nothing is left to be read or removed.
                         self.note(&Entry::Ended { status });
+                    } else {
+                        at_work.report(lease);
                     }
-                    at_work.report(lease);
                 }
             }
         }
