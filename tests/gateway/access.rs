@@ -75,11 +75,16 @@ async fn a_person_who_opens_a_private_session_by_key_can_load_all_of_it() {
     let response = site.get("/lab/app.js", &[("cookie", cookie)]).await;
     assert_eq!(response.status(), 200);
     assert!(!text(&response).contains(&key), "the app sees the key");
-    // No entry to elsewhere.
-    let elsewhere = site
-        .get(&format!("//evil.example/?cd_token={key}"), &page)
-        .await;
-    assert_eq!(elsewhere.status(), 200);
+    // No entry to elsewhere, and no key kept that does not open.
+    for path in ["//evil.example/", "/\\evil.example/"] {
+        let target = format!("{path}?cd_token={key}");
+        let head = format!("GET {target} HTTP/1.1\r\nhost: h\r\naccept: text/html\r\n");
+        let got = site.raw(&format!("{head}connection: close\r\n\r\n")).await;
+        assert!(!got.contains("location"), "{got}");
+    }
+    let with_cookie = [("accept", "text/html"), ("cookie", cookie)];
+    let response = site.get("/?cd_token=dwell_0", &with_cookie).await;
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]
