@@ -1,23 +1,25 @@
 //! `GET /v2/stream-logs`: what a session's app writes, as server-sent events.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::sse::{Event, Sse};
 use dwell_core::id::SessionId;
+use dwell_core::session::Session;
 use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
 use super::error::{ApiError, Denied, ErrorDetail, Unfit};
 use super::extract::{Caller, Query};
-use crate::session_log::{LogLevel, LogLine};
+use crate::session_log::{Follower, LogLevel, LogLine};
 
 /// After this long without a line, one that says that nothing is wrong: below the
 /// 15 seconds that clients count on.
@@ -89,27 +91,30 @@ pub(super) async fn stream_logs(
     let record = api.store.session(&caller.owner(), id).await?;
     record.ok_or_else(not_found)?;
 
-    let states = api.driver.watch(id);
-    let ended = async move {
-        if let Some(mut states) = states {
-            // It fails when the driver is gone: no more lines will come then either.
-            let _ = states.wait_for(|session| !session.is_open()).await;
-        }
-    };
-    let lines = follow(api.data_dir.session(id).log(), ended);
+    let lines = follow(api.data_dir.session(id).log(), api.driver.watch(id));
     let events = events(lines, query.log_level.into());
     Ok(Sse::new(events.map(|event| Ok(event.into_sse()))))
 }
 
 /// The lines of the log in `dir`: those that are there, then those that come, until
-/// `ended` is done and the last one was read.
-///
-/// PLACEHOLDER: reads nothing. To be put on `session_log`'s reader, and to go.
+/// the session has ended and the last one was read.
 fn follow(
-    _dir: PathBuf,
-    ended: impl Future<Output = ()> + Send,
+    dir: PathBuf,
+    states: Option<watch::Receiver<Arc<Session>>>,
 ) -> impl Stream<Item = LogLine> + Send {
-    stream::once(ended).filter_map(|()| async { None })
+    stream::unfold(
+        (Follower::new(dir), states),
+        |(mut follower, states)| async move {
+            let is_over = || {
+                let goes_on = |states: &watch::Receiver<Arc<Session>>| {
+                    states.borrow().is_open() && states.has_changed().is_ok()
+                };
+                !states.as_ref().is_some_and(goes_on)
+            };
+            let line = follower.next(is_over).await?;
+            Some((line, (follower, states)))
+        },
+    )
 }
 
 /// What is sent.
