@@ -100,7 +100,9 @@ pub(super) struct CreateSessionResponse {
 /// Create a session
 ///
 /// Starts a session of a machine. Answers at once with `url: null`, or with
-/// `wait_for_server` once the app answers. The timeout counts from then on.
+/// `wait_for_server` once the app answers; with `url: null` after all if it still
+/// waits for a GPU when it should have started. The timeout counts from the app's
+/// first answer on.
 #[utoipa::path(
     post, path = "/session", tag = "sessions",
     request_body = CreateSessionBody,

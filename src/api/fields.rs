@@ -21,11 +21,13 @@ const TEXT_CHARS_MAX: usize = 16_384;
 const WORDS_MAX: usize = 1_000;
 /// The most variables of an environment.
 const VARIABLES_MAX: usize = 256;
+/// The last second since 1970 that a query can name, in the year 9999.
+const SECONDS_MAX: usize = 253_402_207_200;
 
 // --- Text -----------------------------------------------------------------------
 
-/// A string of so many characters (`0` is no character of any) that fits `pattern`,
-/// of which `check` is the meaning and `expected` the sentence.
+/// A string of so many characters, without NUL. What else it must be is said three
+/// times: as a pattern for the OpenAPI document, as a check, and as a sentence.
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident, $chars:expr, $pattern:literal, $check:expr, $expected:literal) => {
         $(#[$doc])*
@@ -246,8 +248,10 @@ impl PartialSchema for Command {
         let line = ObjectBuilder::new()
             .schema_type(Type::String)
             .max_length(Some(TEXT_CHARS_MAX))
-            .pattern(Some(r"\S"));
+            .pattern(Some(r"\S"))
+            .build();
         let words = ArrayBuilder::new()
+            .prefix_items([line.clone()])
             .items(Word::schema())
             .min_items(Some(1))
             .max_items(Some(WORDS_MAX));
@@ -390,7 +394,7 @@ pub(super) fn moment<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Time
     // Without an offset it is taken for UTC.
     let utc = || jiff::tz::Offset::UTC.to_timestamp(text.parse().ok()?).ok();
     let seconds = || {
-        let seconds: f64 = text.parse().ok()?;
+        let seconds: f64 = text.parse().ok().filter(|seconds| *seconds >= 0.0)?;
         jiff::Timestamp::from_duration(jiff::SignedDuration::try_from_secs_f64(seconds).ok()?).ok()
     };
     text.parse::<jiff::Timestamp>()
@@ -401,6 +405,18 @@ pub(super) fn moment<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Time
         .ok_or_else(|| {
             D::Error::custom("must be a date and time (2026-11-23T12:00:00Z) or seconds since 1970")
         })
+}
+
+/// What the OpenAPI document says of such a moment.
+pub(super) fn moment_schema() -> RefOr<Schema> {
+    let date_time = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+    let seconds = ObjectBuilder::new()
+        .schema_type(Type::Number)
+        .minimum(Some(0))
+        .maximum(Some(SECONDS_MAX));
+    OneOfBuilder::new().item(date_time).item(seconds).into()
 }
 
 // --- Answers --------------------------------------------------------------------

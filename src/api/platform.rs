@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::error::{ApiError, Denied, ErrorDetail, Unfit, UnfitBody};
 use super::extract::{Body, Caller, Ids, Query};
-use super::fields::{DateTime, Name, moment};
+use super::fields::{DateTime, Name, moment, moment_schema};
 use super::machines::Message;
 use super::session_wire::GpuEventResponse;
 use crate::keys;
@@ -55,11 +55,11 @@ pub(super) struct PeriodQuery {
     /// Its first moment: RFC 3339, or seconds since 1970. From the first event on
     /// when there is none.
     #[serde(default, deserialize_with = "moment")]
-    #[param(value_type = Option<String>)]
+    #[param(required = false, schema_with = moment_schema)]
     start_time: Option<Timestamp>,
     /// The first moment after it. Until now when there is none.
     #[serde(default, deserialize_with = "moment")]
-    #[param(value_type = Option<String>)]
+    #[param(required = false, schema_with = moment_schema)]
     end_time: Option<Timestamp>,
 }
 

@@ -179,6 +179,10 @@ async fn a_query_that_does_not_fit_is_named() {
             json!(["query", "start_time"]),
         ),
         (
+            "/platform/usage?start_time=-1",
+            json!(["query", "start_time"]),
+        ),
+        (
             "/platform/usage?end_time=1e300",
             json!(["query", "end_time"]),
         ),

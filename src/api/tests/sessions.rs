@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use dwell_core::session::Ending;
+use dwell_core::session::{EndReason, Ending};
 use serde_json::{Value, json};
 
 use super::world::World;
@@ -58,7 +58,7 @@ async fn a_session_is_made_runs_is_extended_and_ends() {
 
     assert_eq!(world.delete(&path).await.body, json!({"success": true}));
     assert_eq!(world.get(&path).await.body["status"], "stopping");
-    let ending = Ending::plain(dwell_core::session::EndReason::Cancelled);
+    let ending = Ending::plain(EndReason::Cancelled);
     world.app_is_gone(&id, ending).await;
     let ended = world.get(&path).await.body;
     assert_eq!(ended["status"], "ended");
@@ -128,11 +128,28 @@ async fn who_waits_for_the_end_is_answered_once_the_session_is_gone() {
     // It does not answer before.
     let early = tokio::time::timeout(Duration::from_millis(50), &mut ending).await;
     assert!(early.is_err(), "{early:?}");
-    let cancelled = Ending::plain(dwell_core::session::EndReason::Cancelled);
+    let cancelled = Ending::plain(EndReason::Cancelled);
     let (ended, ()) = tokio::join!(ending, world.app_is_gone(&id, cancelled));
     assert_eq!(ended.body, json!({"success": true}));
     let session = world.get(&format!("/session/{id}")).await;
     assert_eq!(session.body["status"], "ended");
+}
+
+#[tokio::test]
+async fn the_log_of_a_session_that_has_ended_is_read_to_its_end() {
+    let world = World::new().await;
+    let id = world.session().await;
+    world.app_answers(&id).await;
+    let cancelled = Ending::plain(EndReason::Cancelled);
+    world.app_is_gone(&id, cancelled).await;
+    let path = format!("/v2/stream-logs?session_id={id}&log_level=debug&client_id=me");
+    let log = world.get(&path).await;
+    assert_eq!(log.headers["content-type"], "text/event-stream");
+    let text = log.body.as_str().unwrap();
+    assert!(
+        text.ends_with("data: {\"type\":\"stream_complete\",\"source\":\"session\"}\n\n"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
