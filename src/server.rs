@@ -61,7 +61,6 @@ impl Server {
 ///
 /// # Errors
 /// One sentence.
-#[expect(clippy::unused_async, reason = "a stub")]
 pub async fn create_key_offline(
     data_dir: &DataDir,
     principal: Principal,
