@@ -21,7 +21,7 @@ use find::Found;
 use logs::LogStream;
 use wire::{
     Created, Document, KeyCreated, KeyRow, MachineRow, MachineSpec, NewKey, NewSession, Session,
-    UsageRow, VersionRow,
+    Usage, VersionRow,
 };
 
 type Http = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -164,13 +164,14 @@ impl Client {
         self.get(&format!("/session/{}", encode(id))).await
     }
 
-    /// Open sessions, newest first; with `ended`, those that have ended too.
+    /// Open sessions, newest first; with `ended`, the latest of those that have ended
+    /// too.
     ///
     /// # Errors
     /// As the API refuses it.
     pub async fn sessions(&self, ended: bool) -> Result<Answer<Vec<Session>>, ClientError> {
         self.get(if ended {
-            "/sessions?all=true"
+            "/sessions?include_ended=true&limit=1000"
         } else {
             "/sessions"
         })
@@ -310,12 +311,22 @@ impl Client {
         Ok(answer.json)
     }
 
-    /// GPU time and cost by GPU type.
+    /// GPU time and cost by GPU type, from one moment until another.
     ///
     /// # Errors
     /// As the API refuses it.
-    pub async fn usage(&self) -> Result<Answer<Vec<UsageRow>>, ClientError> {
-        self.get("/platform/usage").await
+    pub async fn usage(
+        &self,
+        since: Option<&str>,
+        until: Option<&str>,
+    ) -> Result<Answer<Usage>, ClientError> {
+        let bounds = [("start_time", since), ("end_time", until)];
+        let query: Vec<_> = bounds
+            .into_iter()
+            .filter_map(|(name, at)| Some(format!("{name}={}", encode(at?))))
+            .collect();
+        self.get(&format!("/platform/usage?{}", query.join("&")))
+            .await
     }
 
     /// The server's version, as its own description of itself says.

@@ -1,11 +1,15 @@
-//! The one binary: server, agent, command line.
+//! `dwell`: the server, the agent and the command line in one binary.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().collect();
-    match args.get(1).map(String::as_str) {
-        Some("agent") => dwell::agent::main(args.get(2..).unwrap_or_default()),
-        _ => ExitCode::FAILURE,
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    match words.split_first() {
+        // Before anything else: an agent's start is part of every session's start.
+        Some((first, rest)) if first == "agent" => dwell::agent::main(rest),
+        _ => dwell::cli::main(),
     }
 }

@@ -47,13 +47,24 @@ impl From<StoreError> for StartError {
     }
 }
 
+/// What happens to open sessions when a server shuts down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutdownMode {
+    /// They go on by themselves.
+    LeaveSessions,
+    /// They are ended first.
+    EndSessions,
+}
+
 /// A server at work.
 pub struct Server {
     url: String,
-    admin_key: Option<String>,
+    admin_key: String,
     data_dir: DataDir,
     gateway: Gateway,
-    driver: Running,
+    driver: Driver,
+    driving: Running,
+    end_within: Duration,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
     _lock: DataDirLock,
@@ -85,7 +96,6 @@ impl Server {
             ports: PortPool::new(config.session_ports.clone(), first_port(&config)),
         };
         let snapshot = store.load().await?;
-        let is_fresh = !snapshot.keys.iter().any(|key| key.principal.admin);
         log_what_goes_on(&snapshot);
         let plane = ControlPlane::recover(settings, snapshot, clock::now());
         let inventory = plane.settings().inventory.clone();
@@ -113,9 +123,11 @@ impl Server {
             config.access,
         );
         let (driver, running) = Driver::start(plane, Arc::clone(&store), effects);
-        if is_fresh {
-            make_admin_key(&driver, &data_dir).await?;
-        }
+        let admin_key = match data_dir.read_admin_key() {
+            Some(key) => key,
+            None => make_admin_key(&driver, &data_dir).await?,
+        };
+        let end_within = Duration::from(config.limits.grace) + DRAIN_MAX;
         let tunnel = Tunnel {
             driver: driver.clone(),
             secrets,
@@ -123,7 +135,7 @@ impl Server {
             silence_max: Duration::from(config.limits.lost_after),
         };
         let api = Api {
-            driver,
+            driver: driver.clone(),
             store,
             keys: key_ring,
             data_dir: data_dir.clone(),
@@ -137,13 +149,14 @@ impl Server {
         let app = api::router(api).merge(tunnel.router());
         let serving = tokio::spawn(serve(listener, app, stopped));
         tracing::info!("listening on {url}");
-        let admin_key = data_dir.read_admin_key();
         Ok(Self {
             url,
             admin_key,
             data_dir,
             gateway,
-            driver: running,
+            driver,
+            driving: running,
+            end_within,
             stop,
             serving,
             _lock: lock,
@@ -156,21 +169,50 @@ impl Server {
         &self.url
     }
 
-    /// The data directory's first key, while its file is there.
+    /// The key in the data directory's `admin.key`.
     #[must_use]
-    pub fn admin_key(&self) -> Option<&str> {
-        self.admin_key.as_deref()
+    pub fn admin_key(&self) -> &str {
+        &self.admin_key
     }
 
-    /// Take no more requests, answer those that wait, stop. Sessions go on.
-    pub async fn shutdown(self) {
+    /// Take no more requests, answer those that wait, stop.
+    pub async fn shutdown(self, mode: ShutdownMode) {
+        match mode {
+            ShutdownMode::LeaveSessions => {}
+            ShutdownMode::EndSessions => self.end_sessions().await,
+        }
         self.stop.send_replace(true);
         if tokio::time::timeout(DRAIN_MAX, self.serving).await.is_err() {
             tracing::warn!("some requests did not finish within {DRAIN_MAX:?} and were cut off");
         }
-        self.driver.stop().await;
+        self.driving.stop().await;
         self.gateway.shutdown().await;
         self.data_dir.remove_server_file();
+    }
+
+    async fn end_sessions(&self) {
+        let asked = self.driver.ask(|plane, now| {
+            plane.cancel_all(now);
+            Ok(plane
+                .open_sessions()
+                .map(|session| session.id)
+                .collect::<Vec<_>>())
+        });
+        let ids = match asked.await {
+            Ok(ids) => ids,
+            Err(error) => return tracing::error!("the sessions could not be ended: {error}"),
+        };
+        let all_ended = async {
+            for mut states in ids.into_iter().filter_map(|id| self.driver.watch(id)) {
+                let _ = states.wait_for(|session| !session.is_open()).await;
+            }
+        };
+        if tokio::time::timeout(self.end_within, all_ended)
+            .await
+            .is_err()
+        {
+            tracing::warn!("some sessions are still ending; their agents see to it");
+        }
     }
 }
 
@@ -215,9 +257,9 @@ fn log_what_goes_on(snapshot: &Snapshot) {
     }
 }
 
-/// The first key of a fresh data directory. Its file stands before it is on record:
+/// The key of a data directory that has no `admin.key`. Its file stands before it is on record:
 /// a crash in between makes a new one, never a key that nobody has.
-async fn make_admin_key(driver: &Driver, data_dir: &DataDir) -> Result<(), StartError> {
+async fn make_admin_key(driver: &Driver, data_dir: &DataDir) -> Result<String, StartError> {
     let principal = Principal {
         user: UserId("admin".to_owned()),
         org: None,
@@ -230,7 +272,7 @@ async fn make_admin_key(driver: &Driver, data_dir: &DataDir) -> Result<(), Start
         .await
         .map_err(|error| StartError(error.to_string()))?;
     tracing::info!("the first key is in {}", data_dir.admin_key().display());
-    Ok(())
+    Ok(secret)
 }
 
 fn new_key(principal: Principal, name: &str) -> Result<(Key, String), StartError> {

@@ -189,21 +189,27 @@ pub struct KeyRow {
     pub admin: bool,
     #[serde(deserialize_with = "moment")]
     pub created_at: Option<Timestamp>,
-    #[serde(deserialize_with = "moment")]
-    pub revoked_at: Option<Timestamp>,
 }
 
-/// What one GPU type was used.
+/// What was used.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// By GPU type.
+    pub usage: Vec<UsageRow>,
+    /// What it all cost, in dollars.
+    pub total_cost: f64,
+}
+
+/// What was used of one GPU type.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct UsageRow {
     /// The type.
     pub gpu: String,
-    /// How many GPU events.
-    pub events: Option<u64>,
-    /// For how long, in seconds.
-    pub seconds: f64,
-    /// What it cost, in dollars.
+    /// For how long GPUs of it were held, in seconds.
+    pub usage_in_sec: f64,
+    /// What that cost, in dollars.
     pub cost: f64,
 }
 
@@ -248,9 +254,9 @@ pub fn detail(body: &str) -> Option<String> {
         Detail::Sentence(sentence) => Some(sentence),
         Detail::List(misfits) => {
             let sentences = misfits.into_iter().map(|Misfit { loc, msg }| {
-                let names = loc.iter().skip(1).map(|part| match part {
-                    serde_json::Value::String(name) => name.clone(),
-                    other => other.to_string(),
+                let names = loc.iter().skip(1).map(|part| {
+                    let name = part.as_str().map(ToOwned::to_owned);
+                    name.unwrap_or_else(|| part.to_string())
                 });
                 let names: Vec<_> = names.collect();
                 if names.is_empty() {

@@ -8,7 +8,9 @@ use super::harness::{ROOMY, Server, app, here, venv_program};
 
 /// Run to its end, away from the runtime; what it printed.
 async fn run(mut command: Command) -> String {
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
@@ -24,14 +26,24 @@ async fn jupyterlab_loads_through_its_url_and_its_kernel_computes() {
     let server = Server::start(ROOMY);
     let jupyter = venv_program("jupyter-lab").display().to_string();
     let words = [
-        &jupyter, "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port={port}",
-        "--ServerApp.port_retries=0", "--IdentityProvider.token=sesame",
+        &jupyter,
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        "--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=sesame",
         "--ServerApp.allow_remote_access=True",
     ];
     let id = server.api.create(json!(words)).await;
-    let url = server.api.running(&id).await["url"].as_str().unwrap().to_owned();
+    let url = server.api.running(&id).await["url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let mut client = Command::new(venv_program("python"));
-    client.arg(here("tests/clients/jupyter.py")).args([&url, "sesame"]);
+    client
+        .arg(here("tests/clients/jupyter.py"))
+        .args([&url, "sesame"]);
     assert_eq!(run(client).await.trim(), "42");
     // Its kernel is a process of its own; all go.
     server.api.stop(&id).await;
@@ -41,7 +53,10 @@ async fn jupyterlab_loads_through_its_url_and_its_kernel_computes() {
 #[tokio::test]
 async fn the_published_comfydeploy_client_works_unchanged() {
     let server = Server::start(ROOMY);
-    let machine = server.api.machine(json!({"name": "m", "command": app("serve.py")})).await;
+    let machine = server
+        .api
+        .machine(json!({"name": "m", "command": app("serve.py")}))
+        .await;
     let mut client = Command::new(venv_program("python"));
     client
         .arg(here("tests/clients/comfydeploy_session.py"))

@@ -31,13 +31,28 @@ fn serve_py() -> String {
 async fn what_scripts_rely_on_prints_what_they_rely_on() {
     let server = Server::start(ROOMY);
     let command = format!("python3 -S {}", serve_py());
-    let machine = said(&dwell(&server, &["machines", "create", "--name", "lab", "--command", &command]));
+    let machine = said(&dwell(
+        &server,
+        &["machines", "create", "--name", "lab", "--command", &command],
+    ));
     assert!(machine.parse::<uuid::Uuid>().is_ok(), "{machine}");
-    let key = said(&dwell(&server, &["keys", "create", "--user", "ada", "--org", "lab"]));
+    let key = said(&dwell(
+        &server,
+        &["keys", "create", "--user", "ada", "--org", "lab"],
+    ));
     assert_eq!(key.lines().count(), 1);
-    assert_eq!(Api::new(&server.api.url, &key).get("/sessions").await.status, 200);
+    assert_eq!(
+        Api::new(&server.api.url, &key)
+            .get("/sessions")
+            .await
+            .status,
+        200
+    );
 
-    let run = said(&dwell(&server, &["run", "--detach", "--", "python3", "-S", &serve_py()]));
+    let run = said(&dwell(
+        &server,
+        &["run", "--detach", "--", "python3", "-S", &serve_py()],
+    ));
     let sessions: Value = serde_json::from_str(&said(&dwell(&server, &["ls", "--json"]))).unwrap();
     let session = &sessions[0];
     assert!(run.contains(session["url"].as_str().unwrap()), "{run}");
@@ -60,7 +75,10 @@ async fn wrong_usage_is_exit_2_and_what_fails_is_exit_1_with_a_sentence() {
     assert_eq!(dwell(&server, &["extend"]).status.code(), Some(2));
     let failed = dwell(&server, &["stop", "6f1c1a52-5f3a-4a70-9f55-1f8f2d5f0a11"]);
     assert_eq!(failed.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&failed.stderr).starts_with("error: "), "{failed:?}");
+    assert!(
+        String::from_utf8_lossy(&failed.stderr).starts_with("error: "),
+        "{failed:?}"
+    );
     let unreachable = Command::new(DWELL)
         .args(["ls", "--url", "http://127.0.0.1:1", "--api-key", "x"])
         .output()
@@ -79,7 +97,13 @@ async fn a_key_can_be_made_before_the_first_server() {
         .unwrap();
     let key = said(&output);
     let server = Server::start_in(dir.path(), ROOMY);
-    assert_eq!(Api::new(&server.api.url, &key).get("/sessions").await.status, 200);
+    assert_eq!(
+        Api::new(&server.api.url, &key)
+            .get("/sessions")
+            .await
+            .status,
+        200
+    );
 }
 
 /// `dwell run` with nobody to serve it.
@@ -92,7 +116,13 @@ struct Alone {
 fn run_alone(script: &str) -> Alone {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(DWELL)
-        .args(["run", "--", "python3", "-S", &here("tests/apps").join(script).display().to_string()])
+        .args([
+            "run",
+            "--",
+            "python3",
+            "-S",
+            &here("tests/apps").join(script).display().to_string(),
+        ])
         .env("DWELL_DATA_DIR", dir.path())
         .env_remove("DWELL_URL")
         .env_remove("DWELL_API_KEY")
@@ -101,8 +131,14 @@ fn run_alone(script: &str) -> Alone {
         .spawn()
         .unwrap();
     let mut url = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    Alone { child, dir, url: url.trim().to_owned() }
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut url)
+        .unwrap();
+    Alone {
+        child,
+        dir,
+        url: url.trim().to_owned(),
+    }
 }
 
 impl Alone {
@@ -158,7 +194,11 @@ async fn a_second_ctrl_c_does_not_wait_for_an_app_that_does_not_want_to_end() {
     let began = std::time::Instant::now();
     signal(alone.child.id(), Signal::SIGINT);
     alone.gone().await;
-    assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
     // Its agent ends it all the same, with nobody there.
     let waited = std::time::Instant::now();
     while !app_processes(&sessions).is_empty() {
@@ -173,7 +213,10 @@ async fn doctor_says_what_this_host_allows() {
     let output = dwell(&server, &["doctor", "--json"]);
     let _: Value = serde_json::from_slice(&output.stdout).unwrap();
     let help = Command::new(DWELL).arg("--help").output().unwrap();
-    for command in ["serve", "keys", "machines", "run", "up", "ls", "show", "logs", "extend", "stop", "usage", "doctor"] {
+    for command in [
+        "serve", "keys", "machines", "run", "up", "ls", "show", "logs", "extend", "stop", "usage",
+        "doctor",
+    ] {
         assert!(said(&help).contains(command), "{command}");
     }
     for shell in ["bash", "zsh", "fish"] {

@@ -35,7 +35,11 @@ pub fn here(path: &str) -> PathBuf {
 /// The Python with the clients that `make setup` installed.
 pub fn venv_program(name: &str) -> PathBuf {
     let program = here(".venv/bin").join(name);
-    assert!(program.exists(), "{} is not there; run `make setup`", program.display());
+    assert!(
+        program.exists(),
+        "{} is not there; run `make setup`",
+        program.display()
+    );
     program
 }
 
@@ -52,7 +56,10 @@ impl Answer {
     }
 
     pub fn detail(&self) -> String {
-        self.json()["detail"].as_str().unwrap_or_else(|| panic!("no detail: {self:?}")).to_owned()
+        self.json()["detail"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no detail: {self:?}"))
+            .to_owned()
     }
 }
 
@@ -67,11 +74,19 @@ pub struct Api {
 impl Api {
     pub fn new(url: &str, key: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { url: url.to_owned(), key: key.to_owned(), client }
+        Self {
+            url: url.to_owned(),
+            key: key.to_owned(),
+            client,
+        }
     }
 
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
-        let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.url) };
+        let url = if path.starts_with("http") {
+            path.to_owned()
+        } else {
+            format!("{}{path}", self.url)
+        };
         let request = Request::builder()
             .method(method)
             .uri(&url)
@@ -79,10 +94,17 @@ impl Api {
             .header("content-type", "application/json")
             .body(Full::new(body.into()))
             .unwrap();
-        let response = self.client.request(request).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        let response = self
+            .client
+            .request(request)
+            .await
+            .unwrap_or_else(|error| panic!("{url}: {error}"));
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        Answer { status, text: String::from_utf8_lossy(&bytes).into_owned() }
+        Answer {
+            status,
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        }
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -99,7 +121,8 @@ impl Api {
 
     /// A session of this command, its id.
     pub async fn create(&self, command: Value) -> String {
-        self.create_with(json!({"command": command, "timeout": 5})).await
+        self.create_with(json!({"command": command, "timeout": 5}))
+            .await
     }
 
     pub async fn create_with(&self, body: Value) -> String {
@@ -128,7 +151,9 @@ impl Api {
     }
 
     pub async fn running(&self, id: &str) -> Value {
-        let session = self.until(id, |s| s["status"] == "running" || s["status"] == "ended").await;
+        let session = self
+            .until(id, |s| s["status"] == "running" || s["status"] == "ended")
+            .await;
         assert_eq!(session["status"], "running", "{session}");
         session
     }
@@ -254,7 +279,10 @@ impl Server {
             left.extend(app_processes(sessions).iter().map(u32::to_string));
             for hierarchy in ["unified", "memory", "pids", "."] {
                 let place = Path::new("/sys/fs/cgroup").join(hierarchy).join("dwell");
-                let dirs = sessions.iter().map(|id| place.join(id)).filter(|dir| dir.exists());
+                let dirs = sessions
+                    .iter()
+                    .map(|id| place.join(id))
+                    .filter(|dir| dir.exists());
                 left.extend(dirs.map(|dir| dir.display().to_string()));
             }
             if left.is_empty() {
@@ -280,7 +308,10 @@ impl Drop for Server {
 
 /// The processes of these sessions' apps, whoever their parents are.
 pub fn app_processes(sessions: &[String]) -> Vec<u32> {
-    let marks: Vec<_> = sessions.iter().map(|id| format!("DWELL_SESSION_ID={id}")).collect();
+    let marks: Vec<_> = sessions
+        .iter()
+        .map(|id| format!("DWELL_SESSION_ID={id}"))
+        .collect();
     processes(|_, environment| marks.iter().any(|mark| environment.contains(mark)))
 }
 

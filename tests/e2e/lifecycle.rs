@@ -26,9 +26,15 @@ async fn a_command_becomes_a_session_with_a_url_a_deadline_and_a_bill() {
     let usage = api.get("/platform/usage-details").await.json();
     let event = &usage.as_array().unwrap_or_else(|| panic!("{usage}"))[0];
     assert_eq!(event["session_id"], id.as_str());
-    assert!(event["start_time"].is_string() && event["end_time"].is_string(), "{event}");
+    assert!(
+        event["start_time"].is_string() && event["end_time"].is_string(),
+        "{event}"
+    );
     let seconds = seconds(&event["end_time"]) - seconds(&event["start_time"]);
-    assert!((event["cost"].as_f64().unwrap() - seconds).abs() < 1e-6, "{event}");
+    assert!(
+        (event["cost"].as_f64().unwrap() - seconds).abs() < 1e-6,
+        "{event}"
+    );
     server.nothing_is_left(&[id]).await;
 }
 
@@ -61,7 +67,10 @@ async fn sessions_wait_their_turn_and_see_their_position() {
 #[tokio::test]
 async fn a_session_ends_at_its_deadline_though_its_server_is_dead() {
     let mut server = Server::start(ROOMY);
-    let id = server.api.create_with(json!({"command": app("stubborn.py"), "timeout": 1})).await;
+    let id = server
+        .api
+        .create_with(json!({"command": app("stubborn.py"), "timeout": 1}))
+        .await;
     let session = server.api.running(&id).await;
     let deadline: jiff::Timestamp = session["timeout_end"].as_str().unwrap().parse().unwrap();
     server.kill();
@@ -91,7 +100,10 @@ async fn an_extension_moves_the_deadline_and_nothing_else_does() {
     let path = format!("/session/{id}/increase-timeout");
     let before = api.running(&id).await;
     let more = api.post(&path, json!({"minutes": 3})).await;
-    assert_eq!((more.status, more.json()), (200, json!({"message": "Timeout increased successfully"})));
+    assert_eq!(
+        (more.status, more.json()),
+        (200, json!({"message": "Timeout increased successfully"}))
+    );
     let after = api.session(&id).await;
     assert_eq!(after["timeout"], 8);
     assert!((seconds(&after["timeout_end"]) - seconds(&before["timeout_end"]) - 180.0).abs() < 1.1);
@@ -100,7 +112,10 @@ async fn an_extension_moves_the_deadline_and_nothing_else_does() {
     assert_eq!(api.session(&id).await["timeout"], 8);
     api.stop(&id).await;
     let late = api.post(&path, json!({"minutes": 1})).await;
-    assert_eq!((late.status, late.detail()), (404, "GPU event not found".to_owned()));
+    assert_eq!(
+        (late.status, late.detail()),
+        (404, "GPU event not found".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -110,7 +125,10 @@ async fn a_session_that_waits_for_a_gpu_cannot_be_extended_yet() {
     let second = server.api.create(app("serve.py")).await;
     let path = format!("/session/{second}/increase-timeout");
     let early = server.api.post(&path, json!({"minutes": 1})).await;
-    assert_eq!((early.status, early.detail()), (400, "Session has not started yet".to_owned()));
+    assert_eq!(
+        (early.status, early.detail()),
+        (400, "Session has not started yet".to_owned())
+    );
     server.api.stop(&second).await;
     server.api.stop(&first).await;
 }
@@ -121,8 +139,15 @@ async fn the_log_is_whole_and_readable_after_the_end() {
     let command = "for i in 1 2 3; do echo line $i; done; echo last >&2; exit 0";
     let id = server.api.create_with(json!({"command": command})).await;
     server.api.ended(&id).await;
-    let log = server.api.get(&format!("/v2/stream-logs?session_id={id}")).await.text;
-    let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("{what} is not in {log}"));
+    let log = server
+        .api
+        .get(&format!("/v2/stream-logs?session_id={id}"))
+        .await
+        .text;
+    let at = |what: &str| {
+        log.find(what)
+            .unwrap_or_else(|| panic!("{what} is not in {log}"))
+    };
     assert!(at("line 1") < at("line 2") && at("line 2") < at("line 3"));
     assert!(at("last") < at(r#"{"type":"stream_complete","source":"session"}"#));
 }
@@ -131,7 +156,9 @@ async fn the_log_is_whole_and_readable_after_the_end() {
 async fn a_machine_may_have_so_many_open_sessions_and_no_more() {
     let server = Server::start("[gpus]\nCPU = 9\n");
     let api = &server.api;
-    let machine = api.machine(json!({"name": "m", "command": app("serve.py")})).await;
+    let machine = api
+        .machine(json!({"name": "m", "command": app("serve.py")}))
+        .await;
     let create = async || api.post("/session", json!({"machine_id": machine})).await;
     // At once: the limit is checked with the insert, not before it.
     let answers = futures_util::future::join_all((0..12).map(|_| create())).await;
@@ -159,7 +186,9 @@ async fn who_waits_for_the_server_gets_a_url_that_answers() {
 
     let began = Instant::now();
     let id = answer["session_id"].as_str().unwrap();
-    let gone = api.delete(&format!("/session/{id}?wait_for_shutdown=true")).await;
+    let gone = api
+        .delete(&format!("/session/{id}?wait_for_shutdown=true"))
+        .await;
     assert_eq!(gone.json(), json!({"success": true}));
     assert_eq!(api.session(id).await["status"], "ended");
     assert!(began.elapsed() < Duration::from_secs(20));
@@ -167,5 +196,8 @@ async fn who_waits_for_the_server_gets_a_url_that_answers() {
     let body = json!({"command": "exit 1", "wait_for_server": true});
     let failed = api.post("/session/dynamic", body).await;
     assert_eq!(failed.status, 500);
-    assert!(failed.detail().starts_with("Session creation failed"), "{failed:?}");
+    assert!(
+        failed.detail().starts_with("Session creation failed"),
+        "{failed:?}"
+    );
 }

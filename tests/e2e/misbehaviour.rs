@@ -28,7 +28,11 @@ async fn stopped(server: &Server, command: Value) -> Value {
 async fn apps_that_end_by_themselves_say_why() {
     let server = Server::start(CONFIG);
     for (command, reason, sentence) in [
-        (json!("exit 0"), "failed", json!("The app exited with status 0 before it answered on its port")),
+        (
+            json!("exit 0"),
+            "failed",
+            json!("The app exited with status 0 before it answered on its port"),
+        ),
         (
             json!("echo out of cheese; exit 3"),
             "failed",
@@ -40,7 +44,11 @@ async fn apps_that_end_by_themselves_say_why() {
             json!("The app was ended by signal 11 before it answered on its port"),
         ),
         (app("leaves_daemon.py"), "exited", json!(null)),
-        (app("crashes.py"), "exited", json!("The app exited with status 42: no more")),
+        (
+            app("crashes.py"),
+            "exited",
+            json!("The app exited with status 42: no more"),
+        ),
         (
             json!(["no-such-program"]),
             "failed",
@@ -69,10 +77,19 @@ async fn apps_that_do_not_want_to_end_are_ended() {
 #[tokio::test]
 async fn an_app_that_never_binds_fails_at_the_start_limit_and_one_that_binds_late_runs() {
     let server = Server::start("[gpus]\nCPU = 20\n[limits]\nstart_minutes = 1\n");
-    let late = format!("sleep 3; exec python3 -S {}", super::harness::here("tests/apps/serve.py").display());
-    let (never, late) = tokio::join!(end_of(&server, json!("exec sleep 1000")), stopped(&server, json!(late)));
+    let late = format!(
+        "sleep 3; exec python3 -S {}",
+        super::harness::here("tests/apps/serve.py").display()
+    );
+    let (never, late) = tokio::join!(
+        end_of(&server, json!("exec sleep 1000")),
+        stopped(&server, json!(late))
+    );
     assert_eq!(never["end_reason"], "failed");
-    assert_eq!(never["error"], "The app did not answer on its port within 1 min");
+    assert_eq!(
+        never["error"],
+        "The app did not answer on its port within 1 min"
+    );
     assert_eq!(late["end_reason"], "cancelled");
 }
 
@@ -82,5 +99,8 @@ async fn an_app_that_takes_too_much_memory_is_stopped_and_the_host_is_not() {
     let ended = end_of(&server, app("eats_memory.py")).await;
     // Where the host has no memory controller the app meets its own limit instead.
     let error = ended["error"].as_str().unwrap_or_else(|| panic!("{ended}"));
-    assert!(error.contains("signal 9") || error.contains("not limited"), "{ended}");
+    assert!(
+        error.contains("signal 9") || error.contains("not limited"),
+        "{ended}"
+    );
 }

@@ -19,14 +19,20 @@ async fn sessions_go_on_while_their_server_is_dead_and_are_there_when_it_is_back
     server.restart();
     for (id, before) in ids.iter().zip(&before) {
         let after = server.api.session(id).await;
-        assert_eq!((&after["status"], &after["url"]), (&json!("running"), &before["url"]));
+        assert_eq!(
+            (&after["status"], &after["url"]),
+            (&json!("running"), &before["url"])
+        );
         let page = server.api.get(before["url"].as_str().unwrap()).await;
         assert_eq!(page.text, "hello");
     }
     assert_eq!(app_processes(&ids), processes, "something was started anew");
     // And they still obey.
     let path = format!("/session/{}/increase-timeout", ids[0]);
-    assert_eq!(server.api.post(&path, json!({"minutes": 1})).await.status, 200);
+    assert_eq!(
+        server.api.post(&path, json!({"minutes": 1})).await.status,
+        200
+    );
     join_all(ids.iter().map(|id| server.api.stop(id))).await;
     server.nothing_is_left(&ids).await;
 }
@@ -37,7 +43,10 @@ async fn a_cancel_that_was_acknowledged_holds_though_the_server_dies_at_once() {
     let ids = join_all((0..5).map(|_| server.api.create(app("stubborn.py")))).await;
     join_all(ids.iter().map(|id| server.api.running(id))).await;
     for id in &ids {
-        assert_eq!(server.api.delete(&format!("/session/{id}")).await.status, 200);
+        assert_eq!(
+            server.api.delete(&format!("/session/{id}")).await.status,
+            200
+        );
     }
     server.kill();
     server.restart();
@@ -72,8 +81,12 @@ async fn a_server_killed_at_any_moment_forgets_nothing_it_acknowledged() {
         server.api.running(id).await;
     }
     let open = server.api.get("/sessions").await.json();
-    let open: Vec<String> =
-        open.as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect();
+    let open: Vec<String> = open
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["id"].as_str().unwrap().to_owned())
+        .collect();
     join_all(open.iter().map(|id| server.api.stop(id))).await;
     server.nothing_is_left(&open).await;
 }
@@ -89,7 +102,10 @@ async fn an_agent_that_is_killed_ends_its_session_with_a_sentence_and_a_closed_e
     }
     let killed = Instant::now();
     while !app_processes(&ids).is_empty() {
-        assert!(killed.elapsed() < Duration::from_secs(2), "the app outlives its agent");
+        assert!(
+            killed.elapsed() < Duration::from_secs(2),
+            "the app outlives its agent"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let ended = server.api.ended(&id).await;
@@ -107,7 +123,11 @@ async fn a_server_that_is_told_to_go_goes_and_its_sessions_stay() {
     server.api.running(&id).await;
     let began = Instant::now();
     assert!(server.terminate().success());
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
     assert!(!app_processes(std::slice::from_ref(&id)).is_empty());
     server.restart();
     server.api.running(&id).await;
