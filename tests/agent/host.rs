@@ -34,10 +34,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A test app of `tests/apps`, as words.
 pub fn python(name: &str) -> Vec<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/apps")
-        .join(name);
-    vec!["python3".into(), path.display().to_string()]
+    let apps = elsewhere(
+        "DWELL_TEST_APPS",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/apps"),
+    );
+    vec!["python3".into(), apps.join(name).display().to_string()]
+}
+
+/// Where the build put it, or where the tests were moved to with it.
+fn elsewhere(variable: &str, built: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| built.into(), PathBuf::from)
 }
 
 /// What a session is to run, and on what terms.
@@ -135,7 +141,7 @@ impl Host {
             log_mib: 1,
         };
         let launcher = Local::new(data_dir, AgentSecrets::new([1; 32]), Millis(200), limits)
-            .with_executable(env!("CARGO_BIN_EXE_dwell").into());
+            .with_executable(elsewhere("DWELL_TEST_BINARY", env!("CARGO_BIN_EXE_dwell")));
         Self {
             dir,
             launcher,
@@ -285,6 +291,14 @@ impl Session {
         let journal = std::fs::read_to_string(self.dir.journal()).ok()?;
         let last: serde_json::Value = serde_json::from_str(journal.lines().last()?).ok()?;
         serde_json::from_value(last.get("status")?.clone()).ok()
+    }
+
+    /// How often the app was started, by the journal.
+    pub fn starts(&self) -> usize {
+        std::fs::read_to_string(self.dir.journal())
+            .unwrap()
+            .matches("began")
+            .count()
     }
 
     pub fn kill_agent(&self) {

@@ -1,0 +1,48 @@
+# The recipes are the only commands to remember. `make` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+CARGO ?= cargo
+
+.PHONY: help run test test-unit test-simulation test-parts test-e2e setup lint deny soak bench
+
+help: ## List the recipes
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## A first session: a web server, its URL and the time left
+	$(CARGO) run --release -- run -- python3 -m http.server {port}
+
+test: lint test-unit test-simulation setup test-parts test-e2e ## Everything, cheap checks first; what CI runs
+
+test-unit: ## Unit and property tests, in seconds once built
+	$(CARGO) test --workspace --lib
+
+test-simulation: ## The core through seeded faults
+	$(CARGO) test -p dwell-core --test simulation
+
+test-parts: setup ## The store, the gateway, the agent, the API's document, the command line
+	$(CARGO) test --test store --test gateway --test agent --test openapi
+	tests/setup/unprivileged.sh
+
+test-e2e: setup ## Real binaries, real clients, real apps
+	$(CARGO) test --test e2e
+
+setup: $(VENV)/.ready ## What the tests need: pinned Python packages in .venv
+
+$(VENV)/.ready: tests/requirements.txt tests/setup/venv.sh
+	PYTHON="$(PYTHON)" tests/setup/venv.sh $(VENV)
+	touch $@
+
+lint: ## Formatting and lints, warnings being errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+deny: ## Licences, advisories and duplicates of dependencies (needs cargo-deny)
+	cargo deny check
+
+soak: ## The simulation with fresh seeds until stopped
+	DWELL_SIMULATION_SCHEDULES=0 $(CARGO) test --release -p dwell-core --test simulation soak -- --nocapture --exact
+
+bench: setup ## The figures of the README
+	$(CARGO) build --release
+	$(VENV)/bin/python bench/figures.py target/release/dwell
