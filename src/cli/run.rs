@@ -31,10 +31,13 @@ use crate::telemetry::{self, LogFormat};
   dwell run --workdir . --env MODE=demo -- ./app
   dwell run --detach -- jupyter lab --no-browser --port={port}")]
 pub struct RunArgs {
-    #[command(flatten)]
-    app: AppArgs,
+    /// The app and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<String>,
     #[command(flatten)]
     how: HowArgs,
+    #[command(flatten)]
+    app: AppArgs,
     /// The config file, for when this serves by itself
     #[arg(
         long,
@@ -45,9 +48,6 @@ pub struct RunArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
-    /// The app and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
-    command: Vec<String>,
 }
 
 /// Start a session of a machine: like `run`, with what the machine says
