@@ -1,1 +1,164 @@
-//! api (Being written.)
+//! The HTTP API: every route on one screen.
+//!
+//! `API.md`'s contract, so that clients of ComfyDeploy's session API work
+//! unchanged. A handler reads a request, asks the [`Driver`] to change something or
+//! the [`Store`] what is on record, and writes the answer; it decides nothing.
+//! Errors become answers in [`error`] alone, and what a field may be is said in
+//! [`fields`] alone.
+
+mod create;
+mod docs;
+mod error;
+mod extract;
+mod fields;
+mod logs;
+mod machine_wire;
+mod machines;
+mod platform;
+mod session_wire;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, StatusCode, header};
+use axum::routing::get;
+use axum::{Json, Router};
+use dwell_core::gpu::Inventory;
+use dwell_core::limits::Limits;
+use dwell_core::machine::Access;
+use dwell_core::pricing::Prices;
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Document;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::error::ApiError;
+use crate::data_dir::DataDir;
+use crate::driver::Driver;
+use crate::keys::KeyRing;
+use crate::store::Store;
+
+/// All that the API can reach.
+#[derive(Clone)]
+pub struct Api {
+    /// Who changes things.
+    pub driver: Driver,
+    /// What is on record.
+    pub store: Arc<dyn Store>,
+    /// By which callers are known.
+    pub keys: KeyRing,
+    /// Where sessions' logs are.
+    pub data_dir: DataDir,
+    /// The host in session URLs: `http://HOST:PORT`, the port being the session's.
+    pub session_host: String,
+    /// Who may use the URL of a session whose recipe does not say.
+    pub default_access: Access,
+    /// What the server allows.
+    pub limits: Limits,
+    /// What the server has.
+    pub inventory: Inventory,
+    /// What the server charges.
+    pub prices: Prices,
+}
+
+/// What every handler is given.
+type Shared = Arc<Api>;
+
+#[expect(deprecated, reason = "old clients still call the old route")]
+fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(docs::Doc::openapi())
+        // POST /session
+        .routes(routes!(create::create_session))
+        // POST /session/dynamic
+        .routes(routes!(create::create_dynamic_session))
+        // GET, DELETE /session/{session_id}
+        .routes(routes!(sessions::get_session, sessions::delete_session))
+        // GET /sessions
+        .routes(routes!(sessions::list_sessions))
+        // POST /session/{session_id}/increase-timeout
+        .routes(routes!(sessions::increase_timeout))
+        // POST /session/increase-timeout
+        .routes(routes!(sessions::old_increase_timeout))
+        // POST /session/{session_id}/snapshot
+        .routes(routes!(sessions::snapshot_session))
+        // GET /v2/stream-logs
+        .routes(routes!(logs::stream_logs))
+        // GET /machines
+        .routes(routes!(machines::list_machines))
+        // GET, DELETE /machine/{machine_id}
+        .routes(routes!(machines::get_machine, machines::delete_machine))
+        // GET /machine/{machine_id}/events
+        .routes(routes!(machines::list_machine_events))
+        // POST /machine/serverless
+        .routes(routes!(machines::create_machine))
+        // PATCH /machine/serverless/{machine_id}
+        .routes(routes!(machines::update_machine))
+        // GET /machine/serverless/{machine_id}/versions
+        .routes(routes!(machines::list_machine_versions))
+        // GET /machine/serverless/{machine_id}/versions/{version_id}
+        .routes(routes!(machines::get_machine_version))
+        // POST /machine/serverless/{machine_id}/rollback
+        .routes(routes!(machines::rollback_machine))
+        // GET /platform/gpu-pricing
+        .routes(routes!(platform::get_gpu_pricing))
+        // GET /platform/usage-details
+        .routes(routes!(platform::get_usage_details))
+        // GET /platform/usage
+        .routes(routes!(platform::get_usage))
+        // GET, POST /platform/api-keys
+        .routes(routes!(platform::list_api_keys, platform::create_api_key))
+        // DELETE /platform/api-keys/{key_id}
+        .routes(routes!(platform::revoke_api_key))
+        // GET /healthz
+        .routes(routes!(docs::healthz))
+}
+
+/// The API at `/` and under `/api`, with its document at `/openapi.json` and a page
+/// to read it at `/docs`. What it does not know it answers with a 404 in JSON.
+pub fn router(api: Api) -> Router {
+    let (routes, document) = routes().split_for_parts();
+    let document = Arc::new(document);
+    let routes = routes
+        .route(
+            "/openapi.json",
+            get(move || async move { Json(Document::clone(&document)) }),
+        )
+        .route("/docs", get(docs::page));
+    Router::new()
+        .merge(routes.clone())
+        .nest("/api", routes)
+        .fallback(async || ApiError::not_found("Not Found"))
+        .method_not_allowed_fallback(async || {
+            ApiError::Sentence(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "Method Not Allowed".to_owned(),
+            )
+        })
+        .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))
+        .layer(cross_origin())
+        .with_state(Arc::new(api))
+}
+
+/// The OpenAPI document, generated from the handlers.
+#[must_use]
+pub fn openapi() -> Document {
+    routes().into_openapi()
+}
+
+/// Web apps of any origin may call with a key of their user's. No credentials of
+/// the browser's own are ever allowed, so that a page gets nothing that whoever
+/// wrote it could not get with `curl`; there is no list of origins to keep.
+fn cross_origin() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        // `*` would not cover `Authorization`.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([header::RETRY_AFTER])
+        .max_age(Duration::from_secs(3_600))
+}

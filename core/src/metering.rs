@@ -1,8 +1,10 @@
 //! GPU events: when a session held a GPU, by proof and not by hope.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::gpu::GpuId;
+use crate::gpu::{GpuId, GpuType};
 use crate::id::GpuEventId;
 use crate::pricing::{HourlyRate, MicroDollars};
 use crate::time::{Millis, Timestamp};
@@ -124,6 +126,56 @@ impl GpuEvent {
     pub fn cost(&self) -> MicroDollars {
         self.rate.cost_of(self.held())
     }
+
+    /// For how much of `period` a GPU is proven to have been held.
+    #[must_use]
+    pub fn held_within(&self, period: Period) -> Millis {
+        let Some(start) = self.start() else {
+            return Millis::ZERO;
+        };
+        let end = start.plus(self.held());
+        let first = period.from.map_or(start, |from| from.max(start));
+        let last = period.until.map_or(end, |until| until.min(end));
+        last.since(first)
+    }
+}
+
+/// A stretch of time; without a bound it is open on that side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Period {
+    /// Its first moment.
+    pub from: Option<Timestamp>,
+    /// The first moment after it.
+    pub until: Option<Timestamp>,
+}
+
+/// What was used of one GPU type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// For how long GPUs were held, all together.
+    pub held: Millis,
+    /// What that cost.
+    pub cost: MicroDollars,
+}
+
+/// What these events used within `period`, by GPU type. An event that reaches
+/// beyond the period counts with the part that lies within, so that no time is
+/// counted in two months.
+#[must_use]
+pub fn usage_by_type<'a>(
+    events: impl IntoIterator<Item = (&'a GpuType, &'a GpuEvent)>,
+    period: Period,
+) -> BTreeMap<GpuType, Usage> {
+    let mut totals = BTreeMap::<GpuType, Usage>::new();
+    for (gpu_type, event) in events {
+        let held = event.held_within(period);
+        if held > Millis::ZERO {
+            let total = totals.entry(gpu_type.clone()).or_default();
+            total.held = total.held.plus(held);
+            total.cost = [total.cost, event.rate.cost_of(held)].into_iter().sum();
+        }
+    }
+    totals
 }
 
 #[cfg(test)]
@@ -197,5 +249,49 @@ mod tests {
         closed.close();
         closed.prove(&GpuId("A".into()), Millis(99), Timestamp(99), Timestamp(0));
         assert_eq!(closed.held(), Millis(10));
+    }
+
+    #[test]
+    fn an_event_across_midnight_is_counted_once_over_both_days() {
+        let mut held = event();
+        let gpu = GpuId("A".into());
+        held.prove(&gpu, Millis(0), Timestamp(1_000), Timestamp(0));
+        held.prove(&gpu, Millis(3_000), Timestamp(4_000), Timestamp(0));
+        let midnight = Some(Timestamp(2_500));
+        let totals = |period| usage_by_type([(&GpuType::cpu(), &held)], period);
+        let before = totals(Period {
+            from: None,
+            until: midnight,
+        });
+        let after = totals(Period {
+            from: midnight,
+            until: None,
+        });
+        assert_eq!(before[&GpuType::cpu()].held, Millis(1_500));
+        assert_eq!(after[&GpuType::cpu()].held, Millis(1_500));
+        assert_eq!(
+            totals(Period::default())[&GpuType::cpu()],
+            Usage {
+                held: Millis(3_000),
+                cost: MicroDollars(3_000)
+            }
+        );
+    }
+
+    #[test]
+    fn what_lies_outside_the_period_is_not_counted() {
+        let mut held = event();
+        held.prove(
+            &GpuId("A".into()),
+            Millis(1_000),
+            Timestamp(2_000),
+            Timestamp(0),
+        );
+        let later = Period {
+            from: Some(Timestamp(9_000)),
+            until: None,
+        };
+        assert!(usage_by_type([(&GpuType::cpu(), &held)], later).is_empty());
+        assert!(usage_by_type([(&GpuType::cpu(), &event())], Period::default()).is_empty());
     }
 }

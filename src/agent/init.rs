@@ -18,6 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
+use dwell_core::id::SessionId;
 use dwell_core::lease::Exit;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -107,8 +108,11 @@ struct Init {
 
 impl Init {
     fn run(mut self, app: &App) -> ExitCode {
-        // If the agent dies, the kernel kills us, and with process 1 its namespace.
-        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+        if is_first_of_namespace() {
+            // If the agent dies, the kernel kills us and the whole namespace with us.
+            // Without one we must outlive it, to end what is below us.
+            let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+        }
         let _ = prctl::set_child_subreaper(true);
         let mut children = SigSet::empty();
         children.add(Signal::SIGCHLD);
@@ -271,6 +275,28 @@ fn null() -> std::fs::File {
         .write(true)
         .open("/dev/null")
         .expect("/dev/null")
+}
+
+/// Every process that was given this session's environment, whoever its parent is
+/// by now. For when nobody is left who would know.
+#[must_use]
+pub fn strays(session: SessionId) -> Vec<Pid> {
+    let mark = format!("DWELL_SESSION_ID={session}").into_bytes();
+    let has_mark = |pid: &i32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark)
+    };
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(has_mark)
+        .map(Pid::from_raw)
+        .collect()
 }
 
 /// Every process below `root`, by who started whom.

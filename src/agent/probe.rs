@@ -51,9 +51,13 @@ async fn is_ready(stream: TcpStream, place: SocketAddr, path: &str) -> Option<bo
         .body(Empty::<Bytes>::new())
         .ok()?;
     let answer = sender.send_request(request);
-    // The connection has to be driven for the answer to come.
-    tokio::select! {
-        answer = answer => Some(answer.ok()?.status().as_u16() < 500),
-        _ = connection => None,
-    }
+    tokio::pin!(answer);
+    // The connection has to be driven for the answer to come; a server that closes
+    // it right after has answered all the same.
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        _ = connection => answer.await,
+    };
+    Some(answer.ok()?.status().as_u16() < 500)
 }

@@ -9,6 +9,7 @@ use dwell_core::lease::{Command, Lease};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::Millis;
+use nix::sys::signal::{Signal, kill};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::cgroup::Cgroups;
 use super::control::{self, Event};
 use super::environment::{environment, find_program};
-use super::init::{App, Word};
+use super::init::{self, App, Word};
 use super::port::AppPort;
 use super::tree::{Outputs, Tree};
 use super::{AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, probe};
@@ -35,6 +36,8 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 const REPORT_FOR: Duration = Duration::from_secs(60);
 /// How long the app's last words may take to be read once it is gone.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
+/// The same while its descendants may still hold its output open.
+const EXIT_WORDS_WITHIN: Duration = Duration::from_millis(50);
 /// So much of the app's last line goes into the sentence that says why it ended.
 const LAST_WORDS_CHARS: usize = 200;
 
@@ -97,7 +100,7 @@ impl Supervisor {
                 }
                 self.supervise(&mut lease, &mut at_work).await;
                 let status = lease.status(clock::monotonic());
-                at_work.finish_log().await;
+                at_work.finish_log(LAST_WORDS_WITHIN).await;
                 self.clean_up(at_work.tree.as_ref());
                 at_work.report_until_heard(status).await;
             })
@@ -107,8 +110,15 @@ impl Supervisor {
     /// An earlier agent's session is over: make sure of it, and report it.
     pub(super) async fn report_past(mut self, status: AgentStatus) {
         let left = Cgroups::find(self.spec.session);
-        while !left.are_empty() {
+        loop {
+            let strays = init::strays(self.spec.session);
+            if strays.is_empty() && left.are_empty() {
+                break;
+            }
             left.kill();
+            for pid in strays {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
         left.remove();
@@ -179,7 +189,13 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 () = sleep_until(deadline) => lease.advance(clock::monotonic()),
-                happening = at_work.next() => self.take_in(happening, lease, at_work),
+                happening = at_work.next() => {
+                    if matches!(happening, Happening::Word(Word::AppExited(_))) {
+                        // What it wrote before it exited may not be read yet.
+                        at_work.finish_log(EXIT_WORDS_WITHIN).await;
+                    }
+                    self.take_in(happening, lease, at_work);
+                }
                 _ = proofs.tick() => {
                     let _ = self.lock.prove_life(clock::monotonic());
                 }
@@ -202,9 +218,11 @@ impl Supervisor {
                 (Command::Report, _) => {
                     let status = lease.status(clock::monotonic());
                     if matches!(status.phase, AgentPhase::Ended { .. }) {
+                        // The server is told when nothing is left to be read or removed.
                         self.note(&Entry::Ended { status });
+                    } else {
+                        at_work.report(lease);
                     }
-                    at_work.report(lease);
                 }
             }
         }
@@ -371,15 +389,15 @@ impl AtWork {
         }
     }
 
-    /// The app is gone: what it last wrote is still on its way.
-    async fn finish_log(&mut self) {
-        let readers = std::mem::take(&mut self.readers);
+    /// Read what the app last wrote, as long as somebody could still write.
+    async fn finish_log(&mut self, limit: Duration) {
         let all_read = async {
-            for reader in readers {
+            while let Some(reader) = self.readers.last_mut() {
                 let _ = reader.await;
+                self.readers.pop();
             }
         };
-        let _ = timeout(LAST_WORDS_WITHIN, all_read).await;
+        let _ = timeout(limit, all_read).await;
     }
 
     /// Say how it ended until the server has it on record, or long enough.

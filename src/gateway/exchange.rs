@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dwell_core::machine::Access;
+use dwell_core::owner::Owner;
 use http_body_util::{Either, Empty, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CACHE_CONTROL, HOST, HeaderValue, LOCATION, SET_COOKIE};
@@ -51,7 +52,7 @@ async fn route(
         let (keys, owner) = (visit.keys(), &backend.route.owner);
         credentials::admit(keys, owner, visit.port(), query, request.headers())
             .map_err(Page::private)?;
-        if to_person && let Some(entry) = keep_key(visit, &request) {
+        if to_person && let Some(entry) = keep_key(visit, owner, &request) {
             return Ok(entry.map(Either::Left));
         }
     }
@@ -66,14 +67,24 @@ async fn route(
 
 /// A person who opens a private session by `?cd_token=` gets the key as a cookie, for
 /// all that the page will load, and an address without it.
-fn keep_key(visit: &Visit, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+fn keep_key(
+    visit: &Visit,
+    owner: &Owner,
+    request: &Request<Incoming>,
+) -> Option<Response<Full<Bytes>>> {
     let (path, query) = (request.uri().path(), request.uri().query()?);
     let key = credentials::in_query(Some(query))?;
     let fits_a_cookie = key
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    // A path that begins with two slashes would name another host.
-    if *request.method() != Method::GET || !fits_a_cookie || path.starts_with("//") {
+    // The request may have passed by another key than this one.
+    let opens = visit
+        .keys()
+        .check(&key)
+        .is_ok_and(|key| key.owner() == *owner);
+    // A path that begins with two slashes, of either kind, would name another host.
+    let is_here = !path.starts_with("//") && !path.starts_with("/\\");
+    if *request.method() != Method::GET || !(fits_a_cookie && opens && is_here) {
         return None;
     }
     let name = credentials::own_cookie(visit.port());

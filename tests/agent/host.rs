@@ -1,0 +1,409 @@
+//! A host with a data directory, a launcher, and a server that hears its agents.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use dwell::agent::spec::AppLimits;
+use dwell::data_dir::{DataDir, ServerFile, SessionDir};
+use dwell::keys::AgentSecrets;
+use dwell::launcher::Launcher;
+use dwell::launcher::local::Local;
+use dwell_core::control_plane::{Launch, LaunchOutcome};
+use dwell_core::gpu::{GpuId, GpuType};
+use dwell_core::id::SessionId;
+use dwell_core::lease::Terms;
+use dwell_core::machine::{AppCommand, Recipe};
+use dwell_core::protocol::{AgentPhase, AgentStatus, PROTOCOL, ServerMessage};
+use dwell_core::session::{Ending, Placement};
+use dwell_core::time::Millis;
+use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{broadcast, watch};
+use uuid::Uuid;
+
+/// Longer than anything here takes; a test that waits for this has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A test app of `tests/apps`, as words.
+pub fn python(name: &str) -> Vec<String> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/apps")
+        .join(name);
+    vec!["python3".into(), path.display().to_string()]
+}
+
+/// What a session is to run, and on what terms.
+pub struct App(Recipe, Terms);
+
+impl App {
+    pub fn new(words: Vec<String>) -> Self {
+        let recipe = Recipe {
+            command: AppCommand::Argv(words),
+            port: None,
+            workdir: None,
+            environment: [("COLOUR".to_owned(), "blue".to_owned())].into(),
+            gpu: GpuType::cpu(),
+            timeout_minutes: 1,
+            ready_path: "/".into(),
+            access: None,
+        };
+        let terms = Terms {
+            granted_ms: Millis(60_000),
+            start_limit_ms: Millis(20_000),
+            grace_ms: Millis(500),
+            timeout_grace_ms: Millis(500),
+        };
+        Self(recipe, terms)
+    }
+
+    pub fn shell(line: &str) -> Self {
+        let mut app = Self::new(Vec::new());
+        app.0.command = AppCommand::Shell(line.into());
+        app
+    }
+
+    pub fn granted(mut self, granted_ms: Millis) -> Self {
+        self.1.granted_ms = granted_ms;
+        self
+    }
+
+    pub fn start_limit(mut self, start_limit_ms: Millis) -> Self {
+        self.1.start_limit_ms = start_limit_ms;
+        self
+    }
+
+    pub fn workdir(mut self, workdir: &str) -> Self {
+        self.0.workdir = Some(workdir.into());
+        self
+    }
+}
+
+/// What the server has heard of one session, and says to it.
+#[derive(Clone)]
+struct Line {
+    heard: watch::Sender<Option<AgentStatus>>,
+    calls: watch::Sender<u32>,
+    says: broadcast::Sender<Option<ServerMessage>>,
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<std::collections::HashMap<SessionId, Line>>>);
+
+impl Lines {
+    fn of(&self, session: SessionId) -> Line {
+        let new = || Line {
+            heard: watch::Sender::new(None),
+            calls: watch::Sender::new(0),
+            says: broadcast::Sender::new(64),
+        };
+        self.0
+            .lock()
+            .unwrap()
+            .entry(session)
+            .or_insert_with(new)
+            .clone()
+    }
+}
+
+pub struct Host {
+    dir: Arc<TempDir>,
+    launcher: Local,
+    lines: Lines,
+}
+
+impl Host {
+    pub async fn new() -> Self {
+        let mut host = Self::without_server().await;
+        host.serve().await;
+        host
+    }
+
+    pub async fn without_server() -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let data_dir = DataDir(dir.path().to_owned());
+        let limits = AppLimits {
+            memory_mib: Some(512),
+            pids: Some(200),
+            log_mib: 1,
+        };
+        let launcher = Local::new(data_dir, AgentSecrets::new([1; 32]), Millis(200), limits)
+            .with_executable(env!("CARGO_BIN_EXE_dwell").into());
+        Self {
+            dir,
+            launcher,
+            lines: Lines::default(),
+        }
+    }
+
+    /// Listen, and let agents know where.
+    pub async fn serve(&mut self) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let file = ServerFile {
+            url,
+            pid: std::process::id(),
+        };
+        DataDir(self.dir.path().to_owned())
+            .write_server_file(&file)
+            .unwrap();
+        let app = Router::new()
+            .route(
+                "/agent/v1/sessions/{id}/control",
+                axum::routing::get(control),
+            )
+            .with_state(self.lines.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+    }
+
+    /// Break every connection.
+    pub fn cut_all(&mut self) {
+        for line in self.lines.0.lock().unwrap().values() {
+            let _ = line.says.send(None);
+        }
+    }
+
+    pub async fn launch(&self, app: App) -> Session {
+        let id = SessionId(Uuid::new_v4());
+        let launch = Launch {
+            session: id,
+            recipe: app.0,
+            placement: Placement {
+                gpu: GpuId("GPU-7".into()),
+                visible_device: "GPU-7".into(),
+                port: 1,
+            },
+            terms: app.1,
+        };
+        let session = Session {
+            id,
+            launch,
+            dir: DataDir(self.dir.path().to_owned()).session(id),
+            launcher: self.launcher.clone(),
+            line: self.lines.of(id),
+            _host: self.dir.clone(),
+        };
+        assert_eq!(session.launch_again().await, "Started");
+        session
+    }
+}
+
+pub struct Session {
+    id: SessionId,
+    launch: Launch,
+    dir: SessionDir,
+    launcher: Local,
+    line: Line,
+    _host: Arc<TempDir>,
+}
+
+impl Session {
+    pub async fn launch_again(&self) -> &'static str {
+        match self.launcher.launch(self.launch.clone()).await {
+            LaunchOutcome::Started => "Started",
+            LaunchOutcome::AlreadyRunning => "AlreadyRunning",
+            LaunchOutcome::Failed(why) => panic!("{why}"),
+        }
+    }
+
+    pub async fn until(&self, is_so: impl Fn(&AgentStatus) -> bool) -> AgentStatus {
+        let mut heard = self.line.heard.subscribe();
+        let waited = heard.wait_for(|status| status.as_ref().is_some_and(&is_so));
+        match tokio::time::timeout(PATIENCE, waited).await {
+            Ok(status) => status.unwrap().clone().unwrap(),
+            Err(_) => panic!(
+                "last heard: {:?}; log: {:?}",
+                self.line.heard.borrow(),
+                self.log()
+            ),
+        }
+    }
+
+    pub async fn running(&self) -> SocketAddr {
+        let status = self.until(|status| status.phase.rank() >= 1).await;
+        match status.phase {
+            AgentPhase::Running { upstream, .. } => upstream,
+            phase => panic!("{phase:?}; log: {:?}", self.log()),
+        }
+    }
+
+    /// The end as the server hears it, which is then on record.
+    pub async fn ended(&self) -> (Ending, AgentStatus) {
+        let status = self.until(|status| status.phase.rank() == 3).await;
+        let AgentPhase::Ended { ending, .. } = status.phase.clone() else {
+            panic!()
+        };
+        self.say(ServerMessage::Forget).await;
+        (ending, status)
+    }
+
+    pub async fn say(&self, message: ServerMessage) {
+        self.line.says.send(Some(message)).unwrap();
+    }
+
+    pub async fn calls_again(&self) {
+        let mut calls = self.line.calls.subscribe();
+        tokio::time::timeout(PATIENCE, calls.wait_for(|calls| *calls >= 2))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// Every line that the app and the agent wrote.
+    pub fn log(&self) -> Vec<String> {
+        let mut files: Vec<_> = std::fs::read_dir(self.dir.log())
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        files.sort();
+        let text: String = files
+            .iter()
+            .map(|path| std::fs::read_to_string(path).unwrap_or_default())
+            .collect();
+        text.lines()
+            .filter_map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                Some(line["message"].as_str()?.to_owned())
+            })
+            .collect()
+    }
+
+    pub fn log_bytes(&self) -> u64 {
+        std::fs::read_dir(self.dir.log())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum()
+    }
+
+    pub fn journal_end(&self) -> Option<AgentStatus> {
+        let journal = std::fs::read_to_string(self.dir.journal()).ok()?;
+        let last: serde_json::Value = serde_json::from_str(journal.lines().last()?).ok()?;
+        serde_json::from_value(last.get("status")?.clone()).ok()
+    }
+
+    pub fn kill_agent(&self) {
+        for pid in self.processes(|words, _| words.contains(self.dir.path().to_str().unwrap())) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+    }
+
+    /// The app's processes, however they came to be: all have its environment.
+    fn app_processes(&self) -> Vec<i32> {
+        let mark = format!("DWELL_SESSION_ID={}", self.id);
+        self.processes(|_, environment| environment.contains(&mark))
+    }
+
+    fn processes(&self, is_one: impl Fn(&str, &str) -> bool) -> Vec<i32> {
+        let read = |pid: i32, name: &str| {
+            let bytes = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| is_one(&read(*pid, "cmdline"), &read(*pid, "environ")))
+            .collect()
+    }
+
+    pub async fn no_process_is_left_within(&self, limit: Duration) {
+        let gone = async {
+            while !self.app_processes().is_empty()
+                || self.journal_end().is_none() && self.agent_lives()
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let waited = tokio::time::timeout(limit, gone).await;
+        assert!(
+            waited.is_ok(),
+            "left: {:?}; log: {:?}",
+            self.app_processes(),
+            self.log()
+        );
+    }
+
+    fn agent_lives(&self) -> bool {
+        !self
+            .processes(|words, _| words.contains(self.dir.path().to_str().unwrap()))
+            .is_empty()
+    }
+
+    /// No process, no cgroup, no working directory.
+    pub async fn nothing_is_left(&self) {
+        self.no_process_is_left_within(PATIENCE).await;
+        let left = || {
+            let cgroups = ["unified", "memory", "pids", "."].iter().map(|hierarchy| {
+                PathBuf::from("/sys/fs/cgroup")
+                    .join(hierarchy)
+                    .join("dwell")
+                    .join(self.id.to_string())
+            });
+            cgroups
+                .chain([self.dir.work()])
+                .filter(|path| path.exists())
+                .collect::<Vec<_>>()
+        };
+        let gone = async {
+            while !left().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(
+            tokio::time::timeout(PATIENCE, gone).await.is_ok(),
+            "left: {:?}",
+            left()
+        );
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Agents first: with them goes everything that they started.
+        self.kill_agent();
+    }
+}
+
+async fn control(
+    State(lines): State<Lines>,
+    Path(id): Path<SessionId>,
+    mut request: Request,
+) -> Response {
+    let secret = AgentSecrets::new([1; 32]).of(id);
+    assert_eq!(
+        request.headers()["authorization"],
+        format!("Bearer {secret}")
+    );
+    assert_eq!(request.headers()["upgrade"], PROTOCOL);
+    let line = lines.of(id);
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let (reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+        let mut says = line.says.subscribe();
+        line.calls.send_modify(|calls| *calls += 1);
+        let mut lines = BufReader::new(reader).lines();
+        loop {
+            tokio::select! {
+                said = says.recv() => {
+                    let Ok(Some(message)) = said else { return };
+                    let text = serde_json::to_string(&message).unwrap() + "\n";
+                    if writer.write_all(text.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+                heard = lines.next_line() => {
+                    let Ok(Some(heard)) = heard else { return };
+                    line.heard.send_replace(Some(serde_json::from_str(&heard).unwrap()));
+                }
+            }
+        }
+    });
+    let headers = [("connection", "upgrade"), ("upgrade", PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
+}

@@ -1,0 +1,333 @@
+//! A server of the real binary in a directory of its own, and a client of its API.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Longer than anything here takes; a test that waits for this has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const DWELL: &str = env!("CARGO_BIN_EXE_dwell");
+
+/// Enough of everything.
+pub const ROOMY: &str = "[gpus]\nCPU = 300\n[limits]\nsessions_per_machine = 300\n";
+
+/// A test app of `tests/apps`, as words.
+pub fn app(name: &str) -> Value {
+    json!(["python3", "-S", here(&format!("tests/apps/{name}"))])
+}
+
+pub fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The Python with the clients that `make setup` installed.
+pub fn venv_program(name: &str) -> PathBuf {
+    let program = here(".venv/bin").join(name);
+    assert!(
+        program.exists(),
+        "{} is not there; run `make setup`",
+        program.display()
+    );
+    program
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn detail(&self) -> String {
+        self.json()["detail"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no detail: {self:?}"))
+            .to_owned()
+    }
+}
+
+/// Someone who has a key.
+#[derive(Clone)]
+pub struct Api {
+    pub url: String,
+    pub key: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Api {
+    pub fn new(url: &str, key: &str) -> Self {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self {
+            url: url.to_owned(),
+            key: key.to_owned(),
+            client,
+        }
+    }
+
+    pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
+        let url = if path.starts_with("http") {
+            path.to_owned()
+        } else {
+            format!("{}{path}", self.url)
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(&url)
+            .header("authorization", format!("Bearer {}", self.key))
+            .header("content-type", "application/json")
+            .body(Full::new(body.into()))
+            .unwrap();
+        let response = self
+            .client
+            .request(request)
+            .await
+            .unwrap_or_else(|error| panic!("{url}: {error}"));
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        Answer {
+            status,
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, "").await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, body.to_string()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, "").await
+    }
+
+    /// A session of this command, its id.
+    pub async fn create(&self, command: Value) -> String {
+        self.create_with(json!({"command": command, "timeout": 5}))
+            .await
+    }
+
+    pub async fn create_with(&self, body: Value) -> String {
+        let answer = self.post("/session/dynamic", body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["session_id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn session(&self, id: &str) -> Value {
+        let answer = self.get(&format!("/session/{id}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// The session once it is so.
+    pub async fn until(&self, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let session = self.session(id).await;
+            if is_so(&session) {
+                return session;
+            }
+            assert!(began.elapsed() < PATIENCE, "still {session}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub async fn running(&self, id: &str) -> Value {
+        let session = self
+            .until(id, |s| s["status"] == "running" || s["status"] == "ended")
+            .await;
+        assert_eq!(session["status"], "running", "{session}");
+        session
+    }
+
+    pub async fn ended(&self, id: &str) -> Value {
+        self.until(id, |session| session["status"] == "ended").await
+    }
+
+    pub async fn stop(&self, id: &str) -> Value {
+        assert_eq!(self.delete(&format!("/session/{id}")).await.status, 200);
+        self.ended(id).await
+    }
+
+    pub async fn machine(&self, body: Value) -> String {
+        let answer = self.post("/machine/serverless", body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A server.
+pub struct Server {
+    pub dir: PathBuf,
+    pub api: Api,
+    child: Child,
+    config: String,
+    listen: String,
+    _owned: Option<TempDir>,
+}
+
+impl Server {
+    pub fn start(config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Self::start_in(dir.path(), config);
+        server._owned = Some(dir);
+        server
+    }
+
+    pub fn start_in(dir: &Path, config: &str) -> Self {
+        Self::listen_in(dir, config, "127.0.0.1:0")
+    }
+
+    fn listen_in(dir: &Path, config: &str, listen: &str) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let file = dir.join("dwell.toml");
+        std::fs::write(&file, config).unwrap();
+        let mut child = Command::new(DWELL)
+            .args(["serve", "--listen", listen, "--data-dir"])
+            .arg(dir)
+            .arg("--config")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .env_remove("DWELL_URL")
+            .env_remove("DWELL_API_KEY")
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (said, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // Shown when a test fails.
+                eprintln!("server: {line}");
+                let _ = said.send(line);
+            }
+        });
+        let began = Instant::now();
+        let url = loop {
+            let line = heard.recv_timeout(PATIENCE.saturating_sub(began.elapsed()));
+            let line = line.unwrap_or_else(|_| panic!("the server does not listen"));
+            if let Some((_, url)) = line.split_once("listening on ") {
+                break url.trim().to_owned();
+            }
+        };
+        let key = std::fs::read_to_string(dir.join("admin.key")).unwrap();
+        Self {
+            dir: dir.to_owned(),
+            api: Api::new(&url, key.trim()),
+            child,
+            config: config.to_owned(),
+            listen: url.trim_start_matches("http://").to_owned(),
+            _owned: None,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// As when the power goes, for the server alone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// On the same directory and address, as after a crash.
+    pub fn restart(&mut self) {
+        let listen = self.listen.clone();
+        let owned = self._owned.take();
+        let (dir, config) = (self.dir.clone(), self.config.clone());
+        let mut again = Self::listen_in(&dir, &config, &listen);
+        again._owned = owned;
+        *self = again;
+    }
+
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        signal(self.child.id(), nix::sys::signal::Signal::SIGTERM);
+        self.child.wait().unwrap()
+    }
+
+    /// Agents of this server.
+    pub fn agents(&self) -> Vec<u32> {
+        let sessions = self.dir.join("sessions").display().to_string();
+        processes(|words, _| words.contains("agent") && words.contains(&sessions))
+    }
+
+    /// Nothing of these sessions is left, nor any agent.
+    pub async fn nothing_is_left(&self, sessions: &[String]) {
+        let began = Instant::now();
+        loop {
+            let mut left: Vec<String> = self.agents().iter().map(u32::to_string).collect();
+            left.extend(app_processes(sessions).iter().map(u32::to_string));
+            for hierarchy in ["unified", "memory", "pids", "."] {
+                let place = Path::new("/sys/fs/cgroup").join(hierarchy).join("dwell");
+                let dirs = sessions
+                    .iter()
+                    .map(|id| place.join(id))
+                    .filter(|dir| dir.exists());
+                left.extend(dirs.map(|dir| dir.display().to_string()));
+            }
+            if left.is_empty() {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "left: {left:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if self._owned.is_some() {
+            for agent in self.agents() {
+                signal(agent, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// The processes of these sessions' apps, whoever their parents are.
+pub fn app_processes(sessions: &[String]) -> Vec<u32> {
+    let marks: Vec<_> = sessions
+        .iter()
+        .map(|id| format!("DWELL_SESSION_ID={id}"))
+        .collect();
+    processes(|_, environment| marks.iter().any(|mark| environment.contains(mark)))
+}
+
+pub fn processes(is_one: impl Fn(&str, &str) -> bool) -> Vec<u32> {
+    let read = |pid: u32, name: &str| {
+        let bytes = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| is_one(&read(*pid, "cmdline"), &read(*pid, "environ")))
+        .collect()
+}
+
+pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    let _ = nix::sys::signal::kill(pid, signal);
+}

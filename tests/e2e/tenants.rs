@@ -1,0 +1,129 @@
+//! Keys, and what they open.
+
+use serde_json::{Value, json};
+
+use super::harness::{Api, ROOMY, Server, app};
+
+async fn key(server: &Server, body: Value) -> Api {
+    let answer = server.api.post("/platform/api-keys", body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    Api::new(&server.api.url, answer.json()["key"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn other_owners_things_do_not_exist() {
+    let server = Server::start(ROOMY);
+    let ada = key(&server, json!({"name": "a", "user": "ada"})).await;
+    let others = [
+        key(&server, json!({"name": "b", "user": "bob"})).await,
+        // The same name, in an organisation; and an organisation of the same name.
+        key(&server, json!({"name": "c", "user": "ada", "org": "lab"})).await,
+        key(&server, json!({"name": "d", "user": "bob", "org": "ada"})).await,
+    ];
+    let machine = ada
+        .machine(json!({"name": "m", "command": app("serve.py")}))
+        .await;
+    let id = ada.create(app("serve.py")).await;
+    ada.running(&id).await;
+    for other in &others {
+        for path in [
+            format!("/session/{id}"),
+            format!("/machine/{machine}"),
+            format!("/v2/stream-logs?session_id={id}"),
+        ] {
+            assert_eq!(other.get(&path).await.status, 404, "{path}");
+        }
+        assert_eq!(other.delete(&format!("/session/{id}")).await.status, 404);
+        assert_eq!(
+            other.delete(&format!("/machine/{machine}")).await.status,
+            404
+        );
+        assert_eq!(
+            other
+                .post(
+                    &format!("/session/{id}/increase-timeout"),
+                    json!({"minutes": 1})
+                )
+                .await
+                .status,
+            404
+        );
+        assert_eq!(
+            other
+                .post("/session", json!({"machine_id": machine}))
+                .await
+                .status,
+            404
+        );
+        for list in ["/sessions", "/machines", "/platform/usage-details"] {
+            assert_eq!(other.get(list).await.json(), json!([]), "{list}");
+        }
+    }
+    // A colleague in the same organisation sees what the organisation has.
+    let org = key(&server, json!({"name": "e", "user": "eve", "org": "lab"})).await;
+    let shared = others[1].create(app("serve.py")).await;
+    assert_eq!(org.session(&shared).await["user_id"], "ada");
+    ada.stop(&id).await;
+    org.stop(&shared).await;
+}
+
+#[tokio::test]
+async fn a_key_is_good_until_it_is_revoked_and_each_failure_has_its_sentence() {
+    let server = Server::start(ROOMY);
+    let url = &server.api.url;
+    let missing = Api::new(url, "").get("/sessions").await;
+    assert_eq!(missing.status, 401);
+    let wrong = Api::new(url, "dwell_wrong").get("/sessions").await;
+    assert_eq!(
+        (wrong.status, wrong.detail().as_str()),
+        (401, "Invalid or expired token")
+    );
+
+    let ada = key(&server, json!({"name": "a", "user": "ada"})).await;
+    let listed = ada.get("/platform/api-keys").await;
+    assert!(!listed.text.contains(&ada.key), "a key is shown again");
+    let id = listed.json()[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        ada.delete(&format!("/platform/api-keys/{id}")).await.status,
+        200
+    );
+    let revoked = ada.get("/sessions").await;
+    assert_eq!(
+        (revoked.status, revoked.detail().as_str()),
+        (401, "Revoked token")
+    );
+}
+
+#[tokio::test]
+async fn only_an_admin_makes_keys_for_others() {
+    let server = Server::start(ROOMY);
+    let ada = key(&server, json!({"name": "a", "user": "ada"})).await;
+    for body in [
+        json!({"name": "x", "user": "bob"}),
+        json!({"name": "x", "admin": true}),
+        json!({"name": "x", "org": "lab"}),
+    ] {
+        let refused = ada.post("/platform/api-keys", body.clone()).await;
+        assert_eq!(refused.status, 403, "{body}: {refused:?}");
+    }
+    assert_eq!(
+        ada.post("/platform/api-keys", json!({"name": "mine"}))
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_private_session_opens_to_its_owners_keys_alone() {
+    let server = Server::start(ROOMY);
+    let ada = key(&server, json!({"name": "a", "user": "ada"})).await;
+    let bob = key(&server, json!({"name": "b", "user": "bob"})).await;
+    let id = ada
+        .create_with(json!({"command": app("serve.py"), "access": "private"}))
+        .await;
+    let url = ada.running(&id).await["url"].as_str().unwrap().to_owned();
+    assert_eq!(ada.get(&url).await.text, "hello");
+    assert_eq!(bob.get(&url).await.status, 401);
+    ada.stop(&id).await;
+}

@@ -1,0 +1,21 @@
+//! The gateway's promises, held over real sockets: visitors on one side, small apps
+//! made by the tests on the other.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+#[path = "gateway/support.rs"]
+mod support;
+
+#[path = "gateway/access.rs"]
+mod access;
+#[path = "gateway/lifecycle.rs"]
+mod lifecycle;
+#[path = "gateway/proxy.rs"]
+mod proxy;
+#[path = "gateway/streams.rs"]
+mod streams;
+#[path = "gateway/suspicious.rs"]
+mod suspicious;
