@@ -143,8 +143,8 @@ async fn leave(server: Server, client: &Client, interrupts: &Interrupts) {
     let others = open().await;
     if others > 0 {
         note(&format!(
-            "{others} other sessions are open here: serving until they end; Ctrl-C leaves them to \
-             themselves"
+            "other sessions are open here ({others}): serving until they end; Ctrl-C leaves them \
+             to themselves"
         ));
         let asked = interrupts.so_far() + 1;
         let all_ended = async {
