@@ -207,13 +207,13 @@ impl Client {
         self.post(&path, &serde_json::json!({})).await
     }
 
-    /// What a session's app wrote, from the first line on; with `follow`, until the
-    /// session ends.
+    /// What a session's app wrote and writes, from the first line on until the session
+    /// ends.
     ///
     /// # Errors
     /// As the API refuses it.
-    pub async fn logs(&self, id: &str, follow: bool) -> Result<LogStream, ClientError> {
-        let path = format!("/v2/stream-logs?session_id={}&follow={follow}", encode(id));
+    pub async fn logs(&self, id: &str) -> Result<LogStream, ClientError> {
+        let path = format!("/v2/stream-logs?session_id={}", encode(id));
         let response = self.send(Method::GET, &path, None).await?;
         if !response.status().is_success() {
             return Err(self.refused(response).await);

@@ -19,6 +19,9 @@ use crate::clock;
 const SOON: Duration = Duration::from_millis(100);
 /// How often to look, and to count down, while a session runs.
 const CALM: Duration = Duration::from_secs(1);
+/// So long after a session's time was up, a server that has not answered since is not
+/// waited for any more.
+const OVERDUE: Millis = Millis::from_seconds(60);
 /// So many last lines of the log are shown when a session failed.
 const LAST_LINES: usize = 10;
 
@@ -99,6 +102,7 @@ async fn until_end(
 ) -> Result<End, Failure> {
     let mut stop_sent = false;
     let mut shown = false;
+    let mut timeout_end = None;
     let began = clock::monotonic();
     loop {
         let wants_end = interrupts.so_far() > 0;
@@ -112,7 +116,8 @@ async fn until_end(
             Ok(answer) => answer,
             // A server that is restarted comes back; the session goes on meanwhile.
             Err(error @ ClientError::Unreachable { .. }) => {
-                if wants_end {
+                let over = timeout_end.is_some_and(|end| clock::wall().since(end) > OVERDUE);
+                if wants_end || over {
                     return Err(error.into());
                 }
                 progress.show("the server does not answer; the session goes on", "");
@@ -127,7 +132,8 @@ async fn until_end(
             value: session,
             json,
         } = answer;
-        let elapsed = Millis(clock::monotonic().since(began).0 / 1_000 * 1_000);
+        timeout_end = session.timeout_end.or(timeout_end);
+        let elapsed = format!("{} s", clock::monotonic().since(began).0 / 1_000);
         let wait = match session.status {
             Status::Queued => {
                 let position = session
@@ -135,11 +141,11 @@ async fn until_end(
                     .map(|position| format!(", position {position}"))
                     .unwrap_or_default();
                 let gpu = &session.gpu;
-                progress.show(&format!("queued for {gpu}{position}"), &elapsed.to_string());
+                progress.show(&format!("queued for {gpu}{position}"), &elapsed);
                 SOON
             }
             Status::Starting => {
-                progress.show("starting", &elapsed.to_string());
+                progress.show("starting", &elapsed);
                 SOON
             }
             Status::Running => {
@@ -253,7 +259,7 @@ pub fn end_sentence(session: &Session) -> String {
 /// Show what the app writes, until the end of its log.
 fn tail(client: Client, id: String, lines: Lines) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let Ok(mut log) = client.logs(&id, true).await else {
+        let Ok(mut log) = client.logs(&id).await else {
             return;
         };
         while let Ok(Some(event)) = log.next().await {
@@ -267,7 +273,7 @@ fn tail(client: Client, id: String, lines: Lines) -> JoinHandle<()> {
 /// The end of a log, as far as it can be had quickly.
 async fn last_lines(client: &Client, id: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    let Ok(mut log) = client.logs(id, false).await else {
+    let Ok(mut log) = client.logs(id).await else {
         return lines;
     };
     while let Ok(Ok(Some(event))) = tokio::time::timeout(QUIET, log.next()).await {

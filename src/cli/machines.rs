@@ -39,15 +39,15 @@ struct CreateArgs {
     /// What its sessions run: a line for the shell
     #[arg(long, value_name = "CMD", required_unless_present = "argv")]
     command: Option<String>,
-    #[command(flatten)]
-    app: AppArgs,
-    #[command(flatten)]
-    json: JsonArg,
-    #[command(flatten)]
-    server: ServerArgs,
     /// What its sessions run: a program and its arguments, in the place of --command
     #[arg(last = true, conflicts_with = "command", value_name = "CMD")]
     argv: Vec<String>,
+    #[command(flatten)]
+    json: JsonArg,
+    #[command(flatten)]
+    app: AppArgs,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// List machines
@@ -88,15 +88,15 @@ struct UpdateArgs {
     /// What its sessions run: a line for the shell
     #[arg(long, value_name = "CMD")]
     command: Option<String>,
-    #[command(flatten)]
-    app: AppArgs,
-    #[command(flatten)]
-    json: JsonArg,
-    #[command(flatten)]
-    server: ServerArgs,
     /// What its sessions run: a program and its arguments, in the place of --command
     #[arg(last = true, conflicts_with = "command", value_name = "CMD")]
     argv: Vec<String>,
+    #[command(flatten)]
+    json: JsonArg,
+    #[command(flatten)]
+    app: AppArgs,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// Delete a machine; its open sessions go on

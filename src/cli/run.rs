@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use dwell_core::machine::AppCommand;
@@ -18,6 +19,9 @@ use crate::config::{Config, DEFAULT_LISTEN, Flags};
 use crate::server::{Server, ShutdownMode};
 use crate::telemetry::{self, LogFormat};
 
+/// How often to look whether the sessions of others have ended.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Run a command as a session: prints its URL, counts down, tells how it ended
 ///
 /// In the command, {port} stands for the port that the app is to listen on; $PORT
@@ -31,10 +35,13 @@ use crate::telemetry::{self, LogFormat};
   dwell run --workdir . --env MODE=demo -- ./app
   dwell run --detach -- jupyter lab --no-browser --port={port}")]
 pub struct RunArgs {
-    #[command(flatten)]
-    app: AppArgs,
+    /// The app and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<String>,
     #[command(flatten)]
     how: HowArgs,
+    #[command(flatten)]
+    app: AppArgs,
     /// The config file, for when this serves by itself
     #[arg(
         long,
@@ -45,9 +52,6 @@ pub struct RunArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
-    /// The app and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
-    command: Vec<String>,
 }
 
 /// Start a session of a machine: like `run`, with what the machine says
@@ -116,20 +120,44 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         )),
         None => {
             let server = serve_here(&wanted, args.config).await?;
-            let outcome = match client_of(&server) {
-                Ok(client) => follow(&client, &new, args.how.follow(), &interrupts).await,
-                Err(error) => Err(error.into()),
-            };
-            // Whoever insists on leaving does not wait for this either.
+            let client = client_of(&server)?;
+            let outcome = follow(&client, &new, args.how.follow(), &interrupts).await;
+            // Whoever insists on leaving does not wait for any of this.
             if interrupts.so_far() < 2 {
                 tokio::select! {
-                    () = server.shutdown(ShutdownMode::LeaveSessions) => {}
+                    () = leave(server, &client, &interrupts) => {}
                     () = interrupts.at_least(2) => {}
                 }
             }
             outcome
         }
     }
+}
+
+/// Serve no more; but first, until the sessions that others started here have ended.
+async fn leave(server: Server, client: &Client, interrupts: &Interrupts) {
+    let open = async || {
+        let sessions = client.sessions(false).await;
+        sessions.map_or(0, |sessions| sessions.value.len())
+    };
+    let others = open().await;
+    if others > 0 {
+        note(&format!(
+            "other sessions are open here ({others}): serving until they end; Ctrl-C leaves them \
+             to themselves"
+        ));
+        let asked = interrupts.so_far() + 1;
+        let all_ended = async {
+            while open().await > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = all_ended => {}
+            () = interrupts.at_least(asked) => {}
+        }
+    }
+    server.shutdown(ShutdownMode::LeaveSessions).await;
 }
 
 /// Start a session of a machine.

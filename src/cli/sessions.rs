@@ -253,7 +253,7 @@ pub async fn show(args: ShowArgs) -> Result<(), Failure> {
 pub async fn logs(args: LogsArgs) -> Result<(), Failure> {
     let client = args.server.client()?;
     let id = resolve::session(&client, &args.id, Among::All).await?;
-    let mut log = client.logs(&id, args.follow).await?;
+    let mut log = client.logs(&id).await?;
     loop {
         let next = log.next();
         let event = if args.follow {
