@@ -161,6 +161,8 @@ struct Contact {
     last_heard: Monotonic,
     ever_heard: bool,
     hung_up: bool,
+    /// Launches that were asked for and have had no outcome yet.
+    launches: u32,
     alarm: Monotonic,
 }
 
@@ -412,6 +414,7 @@ impl ControlPlane {
 
     /// What came of a launch.
     pub fn launched(&mut self, id: SessionId, outcome: LaunchOutcome, now: Moment) {
+        self.launch_is_over(id);
         match outcome {
             LaunchOutcome::Started => {}
             LaunchOutcome::AlreadyRunning => {
@@ -421,10 +424,11 @@ impl ControlPlane {
                 }
             }
             LaunchOutcome::Failed(why) => {
+                // Another launch that is under way may yet succeed.
                 let never_began = self
                     .contacts
                     .get(&id)
-                    .is_some_and(|contact| !contact.ever_heard);
+                    .is_some_and(|contact| !contact.ever_heard && contact.launches == 0);
                 match self.sessions.get(&id) {
                     Some(session) if never_began && session.gpu_event.start().is_none() => {
                         let ending = match &session.state {
@@ -624,6 +628,15 @@ impl ControlPlane {
         self.pending
             .commands
             .push(Command::Launch(Box::new(launch)));
+        if let Some(contact) = self.contacts.get_mut(&id) {
+            contact.launches += 1;
+        }
+    }
+
+    fn launch_is_over(&mut self, id: SessionId) {
+        if let Some(contact) = self.contacts.get_mut(&id) {
+            contact.launches = contact.launches.saturating_sub(1);
+        }
     }
 
     fn expect_call(&mut self, id: SessionId, since: Monotonic, alarm: Monotonic) {
@@ -637,6 +650,7 @@ impl ControlPlane {
                 last_heard: since,
                 ever_heard,
                 hung_up: true,
+                launches: 0,
                 alarm,
             },
         );

@@ -78,6 +78,11 @@ impl ControlPlane {
     /// The store refused: everything is as it was before the step.
     pub fn roll_back(&mut self, now: Moment) {
         let pending = std::mem::take(&mut self.pending);
+        for command in &pending.commands {
+            if let Command::Launch(launch) = command {
+                self.launch_is_over(launch.session);
+            }
+        }
         // What one session gave up another may have taken: lift all, then set down.
         for id in pending.sessions.keys() {
             self.replace(*id, None);

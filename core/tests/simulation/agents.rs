@@ -66,7 +66,10 @@ pub enum Mind {
     /// Waits for what an earlier agent left to be gone.
     CleansUp,
     /// Tells the end until it is heard.
-    Tells { status: AgentStatus, gives_up_at: u64 },
+    Tells {
+        status: AgentStatus,
+        gives_up_at: u64,
+    },
 }
 
 /// What the world is to do for an agent.
@@ -92,25 +95,48 @@ impl Site {
         let (mind, starts_app) = match &self.journal {
             None => {
                 self.terms = terms;
-                self.journal = Some(Journal { began: now, last_proof: now, ..Journal::default() });
+                self.journal = Some(Journal {
+                    began: now,
+                    last_proof: now,
+                    ..Journal::default()
+                });
                 self.starts += 1;
                 self.tree_since = Some(now);
-                (Mind::Keeps(Box::new(Lease::new(terms, self.clock(now)))), true)
+                (
+                    Mind::Keeps(Box::new(Lease::new(terms, self.clock(now)))),
+                    true,
+                )
             }
-            Some(Journal { ended: Some(status), .. }) => {
+            Some(Journal {
+                ended: Some(status),
+                ..
+            }) => {
                 let gives_up_at = now + REPORT_FOR_MS;
-                (Mind::Tells { status: status.clone(), gives_up_at }, false)
+                (
+                    Mind::Tells {
+                        status: status.clone(),
+                        gives_up_at,
+                    },
+                    false,
+                )
             }
             Some(Journal { ended: None, .. }) => (Mind::CleansUp, false),
         };
-        self.agent = Some(Agent { incarnation: self.incarnations, mind });
+        self.agent = Some(Agent {
+            incarnation: self.incarnations,
+            mind,
+        });
         starts_app
     }
 
     /// Let the lease take something in, if there is one.
     pub fn with_lease(&mut self, now: u64, take_in: impl FnOnce(&mut Lease, Monotonic)) {
         let clock = self.clock(now);
-        if let Some(Agent { mind: Mind::Keeps(lease), .. }) = &mut self.agent {
+        if let Some(Agent {
+            mind: Mind::Keeps(lease),
+            ..
+        }) = &mut self.agent
+        {
             take_in(lease, clock);
         }
     }
@@ -119,7 +145,9 @@ impl Site {
         if let Some(journal) = &mut self.journal {
             journal.answered.get_or_insert(now);
         }
-        self.with_lease(now, |lease, clock| lease.app_answered(Self::upstream(), clock));
+        self.with_lease(now, |lease, clock| {
+            lease.app_answered(Self::upstream(), clock)
+        });
     }
 
     pub fn app_exits(&mut self, exit: Exit, now: u64) {
@@ -127,7 +155,13 @@ impl Site {
     }
 
     pub fn prove_life(&mut self, now: u64) {
-        let keeps = matches!(&self.agent, Some(Agent { mind: Mind::Keeps(_), .. }));
+        let keeps = matches!(
+            &self.agent,
+            Some(Agent {
+                mind: Mind::Keeps(_),
+                ..
+            })
+        );
         if let (true, Some(journal)) = (keeps, &mut self.journal) {
             journal.last_proof = now;
         }
@@ -146,7 +180,9 @@ impl Site {
     pub fn settle(&mut self, now: u64) {
         let clock = self.clock(now);
         let Some(agent) = &mut self.agent else { return };
-        let Some(journal) = &mut self.journal else { return };
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
         let status = match &agent.mind {
             Mind::Keeps(lease) if lease.is_over() => lease.status(clock),
             Mind::CleansUp if self.tree_since.is_none() => AgentStatus {
@@ -154,19 +190,28 @@ impl Site {
                 granted_ms: Millis::ZERO,
                 phase: AgentPhase::Ended {
                     ending: Ending::failed("Its agent was killed, and the app with it".into()),
-                    running_ms: journal.answered.map(|at| Millis(journal.last_proof.saturating_sub(at))),
+                    running_ms: journal
+                        .answered
+                        .map(|at| Millis(journal.last_proof.saturating_sub(at))),
                 },
             },
             Mind::Keeps(_) | Mind::CleansUp | Mind::Tells { .. } => return,
         };
         journal.ended = Some(status.clone());
-        agent.mind = Mind::Tells { status, gives_up_at: now + REPORT_FOR_MS };
+        agent.mind = Mind::Tells {
+            status,
+            gives_up_at: now + REPORT_FOR_MS,
+        };
     }
 
     /// What the lease wants done now.
     pub fn wishes(&mut self) -> Vec<Wish> {
         let mut wishes = Vec::new();
-        if let Some(Agent { mind: Mind::Keeps(lease), .. }) = &mut self.agent {
+        if let Some(Agent {
+            mind: Mind::Keeps(lease),
+            ..
+        }) = &mut self.agent
+        {
             while let Some(command) = lease.next_command() {
                 wishes.push(match command {
                     Command::Report => Wish::Report,
@@ -199,7 +244,13 @@ impl Site {
     /// The server says something; an agent that has told its end may go.
     pub fn hear(&mut self, message: &ServerMessage, now: u64) {
         self.with_lease(now, |lease, clock| lease.heard(message, clock));
-        let tells = matches!(&self.agent, Some(Agent { mind: Mind::Tells { .. }, .. }));
+        let tells = matches!(
+            &self.agent,
+            Some(Agent {
+                mind: Mind::Tells { .. },
+                ..
+            })
+        );
         if tells && *message == ServerMessage::Forget {
             self.agent = None;
         }
@@ -207,7 +258,10 @@ impl Site {
 
     pub fn advance(&mut self, now: u64) {
         self.with_lease(now, |lease, clock| lease.advance(clock));
-        if let Some(Agent { mind: Mind::Tells { gives_up_at, .. }, .. }) = &self.agent
+        if let Some(Agent {
+            mind: Mind::Tells { gives_up_at, .. },
+            ..
+        }) = &self.agent
             && *gives_up_at <= now
         {
             self.agent = None;
