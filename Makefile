@@ -21,7 +21,7 @@ test-simulation: ## The core through seeded faults
 	$(CARGO) test -p dwell-core --test simulation
 
 test-parts: setup ## The store, the gateway, the agent, the API's document, the command line
-	$(CARGO) test --test store --test gateway --test agent --test openapi
+	$(CARGO) test --test store --test gateway --test agent --test openapi --test cli
 	tests/setup/unprivileged.sh
 
 test-e2e: setup ## Real binaries, real clients, real apps
@@ -41,8 +41,8 @@ deny: ## Licences, advisories and duplicates of dependencies (needs cargo-deny)
 	cargo deny check
 
 soak: ## The simulation with fresh seeds until stopped
-	DWELL_SIMULATION_SCHEDULES=0 $(CARGO) test --release -p dwell-core --test simulation soak -- --nocapture --exact
+	DWELL_SIMULATION_SCHEDULES=0 $(CARGO) test --release -p dwell-core --test simulation every_schedule -- --nocapture
 
-bench: setup ## The figures of the README
-	$(CARGO) build --release
-	$(VENV)/bin/python bench/figures.py target/release/dwell
+bench: ## The figures of the README
+	$(CARGO) build --release --workspace
+	target/release/dwell-bench target/release/dwell $(FIGURES)

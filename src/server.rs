@@ -231,11 +231,12 @@ async fn serve(listener: TcpListener, app: axum::Router, mut stopped: watch::Rec
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let refused = |error: std::io::Error| {
-        StartError(match error.kind() {
-            std::io::ErrorKind::AddrInUse => format!(
+        StartError(if error.kind() == std::io::ErrorKind::AddrInUse {
+            format!(
                 "{address} is in use by another program; stop that or choose another with --listen"
-            ),
-            _ => format!("cannot listen on {address}: {error}"),
+            )
+        } else {
+            format!("cannot listen on {address}: {error}")
         })
     };
     let listener = TcpListener::bind(address).await.map_err(refused)?;

@@ -159,7 +159,8 @@ pub struct NewSession {
 #[derive(Clone, Copy, Debug)]
 struct Contact {
     last_heard: Monotonic,
-    ever_heard: bool,
+    /// An agent may have been started: a launch that fails later proves nothing.
+    may_have_begun: bool,
     hung_up: bool,
     /// Launches that were asked for and have had no outcome yet.
     launches: u32,
@@ -216,7 +217,7 @@ impl ControlPlane {
             let placed = session.placement().is_some();
             plane.replace(id, Some(session));
             if placed {
-                plane.expect_call(id, now.monotonic, now.monotonic.plus(wait));
+                plane.expect_call(id, now.monotonic, now.monotonic.plus(wait), true);
             }
         }
         plane
@@ -371,7 +372,7 @@ impl ControlPlane {
         };
         if let Some(contact) = self.contacts.get_mut(&id) {
             contact.last_heard = now.monotonic;
-            contact.ever_heard = true;
+            contact.may_have_begun = true;
             contact.hung_up = false;
         }
         let free_since = session
@@ -416,10 +417,15 @@ impl ControlPlane {
     pub fn launched(&mut self, id: SessionId, outcome: LaunchOutcome, now: Moment) {
         self.launch_is_over(id);
         match outcome {
-            LaunchOutcome::Started => {}
+            LaunchOutcome::Started => {
+                if let Some(contact) = self.contacts.get_mut(&id) {
+                    contact.may_have_begun = true;
+                }
+            }
             LaunchOutcome::AlreadyRunning => {
                 // It lives, and keeps its lease; it may just not reach us.
                 if let Some(contact) = self.contacts.get_mut(&id) {
+                    contact.may_have_begun = true;
                     contact.last_heard = now.monotonic;
                 }
             }
@@ -428,7 +434,7 @@ impl ControlPlane {
                 let never_began = self
                     .contacts
                     .get(&id)
-                    .is_some_and(|contact| !contact.ever_heard && contact.launches == 0);
+                    .is_some_and(|contact| !contact.may_have_begun && contact.launches == 0);
                 match self.sessions.get(&id) {
                     Some(session) if never_began && session.gpu_event.start().is_none() => {
                         let ending = match &session.state {
@@ -603,11 +609,8 @@ impl ControlPlane {
                 },
             };
             self.put(session);
-            self.expect_call(
-                id,
-                now.monotonic,
-                now.monotonic.plus(self.settings.limits.relaunch_after),
-            );
+            let alarm = now.monotonic.plus(self.settings.limits.relaunch_after);
+            self.expect_call(id, now.monotonic, alarm, false);
             self.launch(id);
         }
     }
@@ -639,21 +642,21 @@ impl ControlPlane {
         }
     }
 
-    fn expect_call(&mut self, id: SessionId, since: Monotonic, alarm: Monotonic) {
-        let ever_heard = self
-            .sessions
-            .get(&id)
-            .is_some_and(|session| session.gpu_event.start().is_some());
-        self.contacts.insert(
-            id,
-            Contact {
-                last_heard: since,
-                ever_heard,
-                hung_up: true,
-                launches: 0,
-                alarm,
-            },
-        );
+    fn expect_call(
+        &mut self,
+        id: SessionId,
+        since: Monotonic,
+        alarm: Monotonic,
+        may_have_begun: bool,
+    ) {
+        let contact = Contact {
+            last_heard: since,
+            may_have_begun,
+            hung_up: true,
+            launches: 0,
+            alarm,
+        };
+        self.contacts.insert(id, contact);
         self.alarms.insert((alarm, id));
     }
 

@@ -175,7 +175,8 @@ impl Lease {
                 // A lease that has run out has run out, whether or not the timer
                 // that says so has fired yet.
                 self.advance(now);
-                if self.terms.granted_ms < *granted_ms {
+                let goes_on = matches!(self.phase, Phase::Starting | Phase::Running { .. });
+                if goes_on && self.terms.granted_ms < *granted_ms {
                     self.terms.granted_ms = *granted_ms;
                     self.commands.push_back(Command::Report);
                 }

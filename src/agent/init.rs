@@ -248,9 +248,8 @@ impl Init {
             }
             // Orphans come to us one by one; when there is nobody to wait for,
             // nobody is left.
-            match waitpid(None, None) {
-                Err(Errno::ECHILD) => return ExitCode::SUCCESS,
-                Ok(_) | Err(_) => {}
+            if waitpid(None, None) == Err(Errno::ECHILD) {
+                return ExitCode::SUCCESS;
             }
         }
     }

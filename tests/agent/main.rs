@@ -1,5 +1,11 @@
 //! The agent, as a real process with real apps, and a server of the tests' own that
 //! hears what it says and may be gone.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot go on has failed"
+)]
 
 mod host;
 

@@ -1,4 +1,9 @@
 //! End to end: the real binary, real apps, real clients.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 mod bad_input;
 mod clients;

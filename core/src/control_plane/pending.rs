@@ -96,7 +96,12 @@ impl ControlPlane {
             if !placed {
                 self.expect_no_call(id);
             } else if !self.contacts.contains_key(&id) {
-                self.expect_call(id, now.monotonic, now.monotonic.plus(CALL_BACK_WITHIN));
+                self.expect_call(
+                    id,
+                    now.monotonic,
+                    now.monotonic.plus(CALL_BACK_WITHIN),
+                    true,
+                );
             }
         }
         for (id, row) in pending.machines {

@@ -1,0 +1,59 @@
+//! The figures of the README, measured on this machine. `make bench`.
+//!
+//! usage: dwell-bench DWELL [one|crowd|throughput|memory]…
+//!
+//! Clients, server and apps share the machine's cores.
+
+mod http;
+mod memory;
+mod server;
+mod start;
+mod statistics;
+mod throughput;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// One line of the table.
+struct Figure {
+    what: String,
+    measured: String,
+}
+
+type Measure = fn(&Path) -> Result<Vec<Figure>>;
+
+const MEASURES: [(&str, Measure); 4] = [
+    ("one", start::one),
+    ("crowd", start::crowd),
+    ("throughput", throughput::throughput),
+    ("memory", memory::memory),
+];
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let dwell = arguments
+        .next()
+        .ok_or("usage: dwell-bench DWELL [FIGURE]…")?;
+    let dwell = PathBuf::from(dwell).canonicalize()?;
+    let wanted: Vec<_> = arguments.collect();
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|name| !MEASURES.iter().any(|(known, _)| known == name))
+    {
+        return Err(format!("there is no figure {unknown}").into());
+    }
+    let cores = std::thread::available_parallelism()?;
+    println!(
+        "{cores} cores, clients and apps included; medians, and between what half of them lie"
+    );
+    for (name, measure) in MEASURES {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            for Figure { what, measured } in measure(&dwell)? {
+                println!("{what:<68} {measured}");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! From asking for an app to its answering: as a session, and started by hand.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::http::until_it_answers;
+use crate::server::{Server, Session, beside, data_dir};
+use crate::statistics::{Sample, millis};
+use crate::{Figure, Result};
+
+const ROUNDS: usize = 60;
+const CROWD: usize = 20;
+const CROWD_ROUNDS: usize = 15;
+
+/// What is started; `{port}` stands for its port.
+struct App {
+    name: &'static str,
+    command: Vec<String>,
+}
+
+fn apps() -> Result<[App; 2]> {
+    // The interpreter itself: what `python3` leads to differs with the environment.
+    let found = Command::new("python3")
+        .args(["-c", "import sys; print(sys.executable)"])
+        .output()?;
+    let python = String::from_utf8(found.stdout)?.trim().to_owned();
+    let words = "-m http.server {port} --bind 127.0.0.1".split(' ');
+    Ok([
+        App {
+            name: "an app that starts in 1 ms",
+            command: vec![beside("hello")?.display().to_string()],
+        },
+        App {
+            name: "python3 -m http.server",
+            command: std::iter::once(python)
+                .chain(words.map(str::to_owned))
+                .collect(),
+        },
+    ])
+}
+
+/// One at a time, a session and by hand in turn, so that both meet the same machine.
+pub fn one(dwell: &Path) -> Result<Vec<Figure>> {
+    let server = Server::start(dwell, data_dir(dwell)?, 4)?;
+    let mut api = server.connect()?;
+    let mut figures = Vec::new();
+    for app in apps()? {
+        let (mut sessions, mut by_hand) = (Sample::default(), Sample::default());
+        for _ in 0..ROUNDS {
+            let began = Instant::now();
+            let session = Session::create(&mut api, &app.command)?;
+            until_it_answers(&session.address)?;
+            sessions.push(began.elapsed());
+            session.end(&mut api)?;
+
+            let began = Instant::now();
+            let started = ByHand::start(&app.command)?;
+            until_it_answers(&started.address)?;
+            by_hand.push(began.elapsed());
+        }
+        let more = millis(sessions.quantile(0.5)) - millis(by_hand.quantile(0.5));
+        figures.push(Figure {
+            what: format!("create → URL answers, {}", app.name),
+            measured: format!(
+                "{}; by hand {}; {more:+.1} ms",
+                sessions.summary(),
+                by_hand.summary()
+            ),
+        });
+    }
+    Ok(figures)
+}
+
+/// Many at once, until the last one answers.
+pub fn crowd(dwell: &Path) -> Result<Vec<Figure>> {
+    let server = Server::start(dwell, data_dir(dwell)?, 100)?;
+    let [app, _] = apps()?;
+    let (mut sessions, mut by_hand) = (Sample::default(), Sample::default());
+    for _ in 0..CROWD_ROUNDS {
+        let connections: Vec<_> = (0..CROWD)
+            .map(|_| server.connect())
+            .collect::<Result<_>>()?;
+        let (took, started) = at_once(connections, |mut api| {
+            let session = Session::create(&mut api, &app.command)?;
+            until_it_answers(&session.address)?;
+            Ok((api, session))
+        })?;
+        sessions.push(took);
+        at_once(started, |(mut api, session)| session.end(&mut api))?;
+
+        let (took, _) = at_once(vec![(); CROWD], |()| {
+            let started = ByHand::start(&app.command)?;
+            until_it_answers(&started.address)?;
+            Ok(started)
+        })?;
+        by_hand.push(took);
+    }
+    Ok(vec![Figure {
+        what: format!("{CROWD} at once, all answering, {}", app.name),
+        measured: format!("{}; by hand {}", sessions.summary(), by_hand.summary()),
+    }])
+}
+
+/// Do it with all of them at the same time. How long until the last was done, and
+/// what came of each.
+fn at_once<T: Send, R: Send>(
+    all: Vec<T>,
+    work: impl Fn(T) -> Result<R> + Sync,
+) -> Result<(Duration, Vec<R>)> {
+    let began = Instant::now();
+    let work = &work;
+    let done: Result<Vec<R>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = all
+            .into_iter()
+            .map(|one| scope.spawn(move || work(one)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| "a client died")?)
+            .collect()
+    });
+    Ok((began.elapsed(), done?))
+}
+
+/// An app as a person would start it.
+struct ByHand {
+    child: Child,
+    address: String,
+}
+
+impl ByHand {
+    fn start(command: &[String]) -> Result<Self> {
+        let address = free_address().ok_or("no port is free")?;
+        let port = address.port().to_string();
+        let mut words = command.iter().map(|word| word.replace("{port}", &port));
+        let child = Command::new(words.next().ok_or("no command")?)
+            .args(words)
+            .env("PORT", &port)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self {
+            child,
+            address: address.to_string(),
+        })
+    }
+}
+
+/// An address that nobody has: of each only once, and of none that the system
+/// gives to clients.
+fn free_address() -> Option<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
+        .take_while(|port| *port < 20_000)
+        .find_map(|port| {
+            TcpListener::bind(("127.0.0.1", port))
+                .ok()?
+                .local_addr()
+                .ok()
+        })
+}
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,169 @@
+//! Many clients at once on a store that holds many sessions.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dwell::data_dir::DataDir;
+use dwell::store::Store;
+use dwell::store::sqlite::Sqlite;
+use dwell_core::control_plane::Change;
+use dwell_core::gpu::{GpuId, GpuType};
+use dwell_core::id::{GpuEventId, SessionId};
+use dwell_core::machine::{AppCommand, Recipe};
+use dwell_core::metering::{GpuEvent, Span};
+use dwell_core::owner::{Owner, UserId};
+use dwell_core::pricing::{HourlyRate, MicroDollars};
+use dwell_core::session::{EndReason, Ending, Session, State};
+use dwell_core::time::{Millis, Timestamp};
+use uuid::Uuid;
+
+use crate::http::Connection;
+use crate::server::{Server, beside, data_dir};
+use crate::statistics::{Sample, millis};
+use crate::{Figure, Result};
+
+const STORED: usize = 100_000;
+const CLIENTS: usize = 64;
+const WARM_UP: Duration = Duration::from_secs(1);
+const MEASURED: Duration = Duration::from_secs(8);
+
+pub fn throughput(dwell: &Path) -> Result<Vec<Figure>> {
+    let dir = data_dir(dwell)?;
+    let ids = fill(&DataDir(dir.path().to_owned()))?;
+    // One slot: what is created stays in the queue and is measured without its app.
+    let server = Server::start(dwell, dir, 1)?;
+    let get = |api: &mut Connection, turn: usize| {
+        // Far apart from one to the next.
+        let id = ids.get(turn * 7_919 % ids.len()).ok_or("no session")?;
+        expect_200(api.get(&format!("/session/{id}"))?.status)
+    };
+    let reads = load(&server, get)?;
+    let hello = beside("hello")?.display().to_string();
+    let body = serde_json::json!({"command": [hello], "gpu": "CPU"}).to_string();
+    let creates = load(&server, |api, _| {
+        expect_200(api.send("POST", "/session/dynamic", &body)?.status)
+    })?;
+    Ok(vec![
+        Figure {
+            what: format!("durable creates, {CLIENTS} clients, {STORED} sessions stored"),
+            measured: creates,
+        },
+        Figure {
+            what: format!("reads of one session, {CLIENTS} clients, {STORED} sessions stored"),
+            measured: reads,
+        },
+    ])
+}
+
+fn expect_200(status: u16) -> Result<()> {
+    match status {
+        200 => Ok(()),
+        status => Err(format!("the server answered {status}").into()),
+    }
+}
+
+/// Every client asks again as soon as it has its answer. Requests a second, and
+/// how long one takes.
+fn load(
+    server: &Server,
+    ask: impl Fn(&mut Connection, usize) -> Result<()> + Sync,
+) -> Result<String> {
+    let (measuring, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (measuring, over, ask) = (&measuring, &over, &ask);
+    let client = move |number: usize| -> Result<Sample> {
+        let mut api = server.connect()?;
+        let mut sample = Sample::default();
+        let mut turn = number;
+        while !over.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            ask(&mut api, turn)?;
+            if measuring.load(Ordering::Relaxed) {
+                sample.push(began.elapsed());
+            }
+            turn += CLIENTS;
+        }
+        Ok(sample)
+    };
+    let (sample, took) = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| scope.spawn(move || client(number)))
+            .collect();
+        std::thread::sleep(WARM_UP);
+        measuring.store(true, Ordering::Relaxed);
+        let began = Instant::now();
+        std::thread::sleep(MEASURED);
+        over.store(true, Ordering::Relaxed);
+        let took = began.elapsed();
+        let samples: Result<Sample> = clients
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| "a client died")?)
+            .collect();
+        samples.map(|sample| (sample, took))
+    })?;
+    #[expect(clippy::cast_precision_loss, reason = "not so many")]
+    let per_second = sample.len() as f64 / took.as_secs_f64();
+    Ok(format!(
+        "{per_second:.0} a second; median {:.1} ms, p99 {:.1} ms",
+        millis(sample.quantile(0.5)),
+        millis(sample.quantile(0.99)),
+    ))
+}
+
+/// Put sessions that have ended into the store of `dir`; their ids.
+fn fill(dir: &DataDir) -> Result<Vec<SessionId>> {
+    dir.create()?;
+    let store = Sqlite::open(&dir.store())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let now = dwell::clock::wall();
+    let sessions: Vec<_> = (0..STORED).map(|number| session(number, now)).collect();
+    let ids = sessions.iter().map(|session| session.id).collect();
+    for some in sessions.chunks(1_000) {
+        let changes = some.iter().cloned().map(Box::new).map(Change::Session);
+        runtime.block_on(store.commit(changes.collect()))?;
+    }
+    Ok(ids)
+}
+
+fn session(number: usize, now: Timestamp) -> Session {
+    let minutes = |minutes: usize| Millis(60_000 * minutes as u64);
+    // Over the last 20 days, of the one who has the key.
+    let created_at = now.minus(minutes(number % 28_800 + 10));
+    let started_at = created_at.plus(Millis(50));
+    Session {
+        id: SessionId(Uuid::new_v4()),
+        owner: Owner::User(UserId("admin".to_owned())),
+        user_id: UserId("admin".to_owned()),
+        machine_id: None,
+        machine_version_id: None,
+        recipe: Recipe {
+            command: AppCommand::Argv(vec!["jupyter".to_owned(), "lab".to_owned()]),
+            port: None,
+            workdir: None,
+            environment: [("HF_HOME".to_owned(), "/models".to_owned())].into(),
+            gpu: GpuType::cpu(),
+            timeout_minutes: 15,
+            ready_path: "/".to_owned(),
+            access: None,
+        },
+        gpu_type: GpuType::cpu(),
+        created_at,
+        granted_ms: minutes(15),
+        state: State::Ended {
+            started_at: Some(started_at),
+            ended_at: started_at.plus(minutes(9)),
+            ending: Ending::plain(EndReason::Cancelled),
+        },
+        gpu_event: GpuEvent {
+            gpu: Some(GpuId(format!("CPU {}", number % 64))),
+            span: Span::Closed {
+                start: created_at,
+                held: minutes(9),
+            },
+            ..GpuEvent::new(
+                GpuEventId(Uuid::new_v4()),
+                HourlyRate(MicroDollars(1_100_000)),
+            )
+        },
+    }
+}
