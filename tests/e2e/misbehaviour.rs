@@ -76,7 +76,7 @@ async fn apps_that_do_not_want_to_end_are_ended() {
 
 #[tokio::test]
 async fn an_app_that_never_binds_fails_at_the_start_limit_and_one_that_binds_late_runs() {
-    let server = Server::start("[gpus]\nCPU = 20\n[limits]\nstart_minutes = 1\n");
+    let server = Server::start("[gpus]\nCPU = 20\n[limits]\nstart_minutes = 0.2\n");
     let late = format!(
         "sleep 3; exec python3 -S {}",
         super::harness::here("tests/apps/serve.py").display()
@@ -88,7 +88,7 @@ async fn an_app_that_never_binds_fails_at_the_start_limit_and_one_that_binds_lat
     assert_eq!(never["end_reason"], "failed");
     assert_eq!(
         never["error"],
-        "The app did not answer on its port within 1 min"
+        "The app did not answer on its port within 12 s"
     );
     assert_eq!(late["end_reason"], "cancelled");
 }
