@@ -301,11 +301,37 @@ impl Session {
             .count()
     }
 
-    pub fn kill_agent(&self) {
-        for pid in self.processes(|words, _| words.contains(self.dir.path().to_str().unwrap())) {
+    fn agents(&self) -> Vec<i32> {
+        let dir = self.dir.path().to_str().unwrap();
+        self.processes(|words, _| words.contains(dir))
+    }
+
+    fn kill_agents(&self) {
+        for pid in self.agents() {
             let pid = nix::unistd::Pid::from_raw(pid);
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
+    }
+
+    /// Killed, and gone: its lock is free.
+    pub async fn kill_agent(&self) {
+        self.kill_agents();
+        let gone = async {
+            while !self.agents().is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    }
+
+    /// The agent has put down the end.
+    pub async fn end_is_in_the_journal(&self) {
+        let written = async {
+            while self.journal_end().is_none() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, written).await.unwrap();
     }
 
     /// The app's processes, however they came to be: all have its environment.
@@ -328,9 +354,7 @@ impl Session {
 
     pub async fn no_process_is_left_within(&self, limit: Duration) {
         let gone = async {
-            while !self.app_processes().is_empty()
-                || self.journal_end().is_none() && self.agent_lives()
-            {
+            while !self.app_processes().is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -341,12 +365,6 @@ impl Session {
             self.app_processes(),
             self.log()
         );
-    }
-
-    fn agent_lives(&self) -> bool {
-        !self
-            .processes(|words, _| words.contains(self.dir.path().to_str().unwrap()))
-            .is_empty()
     }
 
     /// No process, no cgroup, no working directory.
@@ -380,7 +398,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         // Agents first: with them goes everything that they started.
-        self.kill_agent();
+        self.kill_agents();
     }
 }
 

@@ -47,6 +47,7 @@ async fn time_is_up_with_no_server_at_all() {
     let session = host
         .launch(App::new(python("serve.py")).granted(Millis(700)))
         .await;
+    session.end_is_in_the_journal().await;
     session.nothing_is_left().await;
     let status = session.journal_end().unwrap();
     let AgentPhase::Ended { ending, running_ms } = status.phase else {
@@ -246,7 +247,7 @@ async fn an_agent_that_is_killed_takes_its_app_along_and_the_next_one_tells_the_
     let host = Host::new().await;
     let session = host.launch(App::new(python("stubborn.py"))).await;
     session.running().await;
-    session.kill_agent();
+    session.kill_agent().await;
     session
         .no_process_is_left_within(Duration::from_secs(2))
         .await;
@@ -282,10 +283,8 @@ async fn an_agent_that_loses_its_server_calls_again() {
 async fn what_the_server_never_heard_is_told_by_the_next_agent() {
     let mut host = Host::without_server().await;
     let session = host.launch(App::shell("exit 7")).await;
-    session
-        .no_process_is_left_within(Duration::from_secs(5))
-        .await;
-    session.kill_agent();
+    session.end_is_in_the_journal().await;
+    session.kill_agent().await;
     host.serve().await;
     assert_eq!(session.launch_again().await, "Started");
     let (ending, _) = session.ended().await;
