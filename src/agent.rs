@@ -11,6 +11,7 @@ mod control;
 mod environment;
 mod init;
 mod journal;
+mod memory;
 mod port;
 mod probe;
 pub mod spec;

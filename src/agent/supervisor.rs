@@ -24,7 +24,7 @@ use super::environment::{environment, find_program};
 use super::init::{self, App, Word};
 use super::port::AppPort;
 use super::tree::{Outputs, Tree};
-use super::{AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, probe};
+use super::{AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, probe};
 use crate::clock;
 use crate::session_log::{LineSplitter, LogLevel, Writer};
 
@@ -180,6 +180,7 @@ impl Supervisor {
     async fn supervise(&mut self, lease: &mut Lease, at_work: &mut AtWork) {
         let mut proofs = every(PROOF_EVERY);
         let mut heartbeats = every(self.spec.heartbeat.into());
+        let mut trimmed = false;
         loop {
             self.obey(lease, at_work);
             if lease.is_over() {
@@ -198,6 +199,10 @@ impl Supervisor {
                 }
                 _ = proofs.tick() => {
                     let _ = self.lock.prove_life(clock::monotonic());
+                    let runs = lease.status(clock::monotonic()).phase.rank() == 1;
+                    if runs && !std::mem::replace(&mut trimmed, true) {
+                        memory::trim();
+                    }
                 }
                 _ = heartbeats.tick() => at_work.report(lease),
             }
