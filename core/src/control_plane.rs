@@ -162,6 +162,8 @@ struct Contact {
     /// An agent may have been started: a launch that fails later proves nothing.
     may_have_begun: bool,
     hung_up: bool,
+    /// An agent was started since the last word: it has its time to call.
+    started_since: bool,
     /// Launches that were asked for and have had no outcome yet.
     launches: u32,
     alarm: Monotonic,
@@ -373,6 +375,7 @@ impl ControlPlane {
         if let Some(contact) = self.contacts.get_mut(&id) {
             contact.last_heard = now.monotonic;
             contact.may_have_begun = true;
+            contact.started_since = false;
             contact.hung_up = false;
         }
         let free_since = session
@@ -420,6 +423,10 @@ impl ControlPlane {
             LaunchOutcome::Started => {
                 if let Some(contact) = self.contacts.get_mut(&id) {
                     contact.may_have_begun = true;
+                    // Once: agents that start and never call are given up in the end.
+                    if !std::mem::replace(&mut contact.started_since, true) {
+                        contact.last_heard = now.monotonic;
+                    }
                 }
             }
             LaunchOutcome::AlreadyRunning => {
@@ -653,6 +660,7 @@ impl ControlPlane {
             last_heard: since,
             may_have_begun,
             hung_up: true,
+            started_since: false,
             launches: 0,
             alarm,
         };

@@ -546,3 +546,22 @@ fn only_an_admin_makes_keys_for_others() {
     assert_eq!(world.plane.create_key(key(alice()), Some(&alice())), Ok(()));
     assert_eq!(world.plane.create_key(key(bob), Some(&admin)), Ok(()));
 }
+
+#[test]
+fn an_agent_that_started_late_has_its_time_to_call() {
+    let mut world = World::new(1);
+    let Limits { lost_after, .. } = Limits::default();
+    world.create_plain(1);
+    world.after(lost_after.minus(Millis(1)));
+    world
+        .plane
+        .launched(id(1), LaunchOutcome::Started, world.now());
+    world.after(lost_after.minus(Millis(1)));
+    assert!(world.stored(1).is_open());
+    // One that starts again and again and never calls is given up all the same.
+    world
+        .plane
+        .launched(id(1), LaunchOutcome::Started, world.now());
+    world.after(Millis(1));
+    assert_eq!(reason(world.stored(1)), EndReason::Failed);
+}

@@ -31,7 +31,7 @@ use world::World;
 /// Events of one schedule before the faults stop and all must come to rest.
 const STEPS: usize = 500;
 /// Schedules of an ordinary run: some seeds are always the same, the rest are new.
-const SCHEDULES: u64 = 10_000;
+const SCHEDULES: u64 = 2_000;
 const FIXED: u64 = 500;
 
 /// Runs one schedule; its history, and what went wrong.
