@@ -142,6 +142,13 @@ fn run_alone(script: &str) -> Alone {
 }
 
 impl Alone {
+    /// The server that it is for itself.
+    fn api(&self) -> Api {
+        let read = |name: &str| std::fs::read_to_string(self.dir.path().join(name)).unwrap();
+        let server: Value = serde_json::from_str(&read("server.json")).unwrap();
+        Api::new(server["url"].as_str().unwrap(), read("admin.key").trim())
+    }
+
     fn session(&self) -> Vec<String> {
         std::fs::read_dir(self.dir.path().join("sessions"))
             .unwrap()
@@ -189,7 +196,9 @@ async fn a_second_ctrl_c_does_not_wait_for_an_app_that_does_not_want_to_end() {
     let sessions = alone.session();
     signal(alone.child.id(), Signal::SIGINT);
     // The first one is taken when the session is being stopped.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let api = alone.api();
+    api.until(&sessions[0], |session| session["status"] == "stopping")
+        .await;
     assert!(!app_processes(&sessions).is_empty());
     let began = std::time::Instant::now();
     signal(alone.child.id(), Signal::SIGINT);
