@@ -32,6 +32,8 @@ use crate::session_log::{LineSplitter, LogLevel, Writer};
 const PROOF_EVERY: Duration = Duration::from_secs(1);
 /// How often a tree that is being killed is looked at.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// How often an ended session's agent says so.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long an ended session's agent tries to be heard; its journal keeps the end.
 const REPORT_FOR: Duration = Duration::from_secs(60);
 /// How long the app's last words may take to be read once it is gone.
@@ -100,6 +102,7 @@ impl Supervisor {
                 }
                 self.supervise(&mut lease, &mut at_work).await;
                 let status = lease.status(clock::monotonic());
+                at_work.see_off().await;
                 at_work.finish_log(LAST_WORDS_WITHIN).await;
                 self.clean_up(at_work.tree.as_ref());
                 at_work.report_until_heard(status).await;
@@ -189,7 +192,8 @@ impl Supervisor {
             let deadline = lease.deadline().map_or_else(Instant::now, instant);
             tokio::select! {
                 biased;
-                () = sleep_until(deadline) => lease.advance(clock::monotonic()),
+                // First: after a pause, what was done in our place comes before what
+                // we would have done.
                 happening = at_work.next() => {
                     if matches!(happening, Happening::Word(Word::AppExited(_))) {
                         // What it wrote before it exited may not be read yet.
@@ -197,6 +201,7 @@ impl Supervisor {
                     }
                     self.take_in(happening, lease, at_work);
                 }
+                () = sleep_until(deadline) => lease.advance(clock::monotonic()),
                 _ = proofs.tick() => {
                     let _ = self.lock.prove_life(clock::monotonic());
                     let runs = lease.status(clock::monotonic()).phase.rank() == 1;
@@ -211,8 +216,11 @@ impl Supervisor {
 
     /// Do what the lease decided.
     fn obey(&mut self, lease: &mut Lease, at_work: &mut AtWork) {
+        if let Some(tree) = &mut at_work.tree {
+            tree.kill_at_latest(lease.kill_at_latest());
+        }
         while let Some(command) = lease.next_command() {
-            match (command, &at_work.tree) {
+            match (command, &mut at_work.tree) {
                 (Command::TerminateTree, Some(tree)) => tree.terminate(),
                 (Command::KillTree, Some(tree)) => {
                     at_work.killing = true;
@@ -248,6 +256,7 @@ impl Supervisor {
                 self.remark(&why);
                 lease.app_not_started(&why, now);
             }
+            Happening::Word(Word::KilledInYourPlace { gone_at }) => lease.ended_by_watch(gone_at),
             Happening::Word(Word::Missing(what)) => {
                 self.log.borrow_mut().write(LogLevel::Info, &what)
             }
@@ -394,6 +403,16 @@ impl AtWork {
         }
     }
 
+    /// Wait until the first process is gone too, if it ended all others by itself.
+    async fn see_off(&mut self) {
+        while let Some(tree) = &mut self.tree
+            && !tree.is_gone()
+        {
+            tree.reap();
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+
     /// Read what the app last wrote, as long as somebody could still write.
     async fn finish_log(&mut self, limit: Duration) {
         let all_read = async {
@@ -407,15 +426,17 @@ impl AtWork {
 
     /// Say how it ended until the server has it on record, or long enough.
     async fn report_until_heard(&mut self, status: AgentStatus) {
-        self.status.send_replace(status.clone());
+        let mut again = every(REPORT_AGAIN_AFTER);
         let heard = async {
-            while let Some(event) = self.events.recv().await {
-                match event {
-                    Event::Connected => {
-                        self.status.send_replace(status.clone());
-                    }
-                    Event::Said(ServerMessage::Forget) | Event::Refused => return,
-                    Event::Said(ServerMessage::Lease { .. } | ServerMessage::Stop { .. }) => {
+            loop {
+                tokio::select! {
+                    event = self.events.recv() => match event {
+                        Some(Event::Connected) => again.reset_immediately(),
+                        Some(Event::Said(ServerMessage::Forget) | Event::Refused) | None => return,
+                        Some(Event::Said(ServerMessage::Lease { .. } | ServerMessage::Stop { .. })) => {}
+                    },
+                    // A server whose store refuses has heard it and could not keep it.
+                    _ = again.tick() => {
                         self.status.send_replace(status.clone());
                     }
                 }
