@@ -32,6 +32,8 @@ use crate::session_log::{LineSplitter, LogLevel, Writer};
 const PROOF_EVERY: Duration = Duration::from_secs(1);
 /// How often a tree that is being killed is looked at.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// How long the first process may take to say what it did in our place.
+const WORD_WITHIN: Duration = Duration::from_secs(1);
 /// How often an ended session's agent says so.
 const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long an ended session's agent tries to be heard; its journal keeps the end.
@@ -190,27 +192,44 @@ impl Supervisor {
                 return;
             }
             let deadline = lease.deadline().map_or_else(Instant::now, instant);
-            tokio::select! {
+            let next = tokio::select! {
                 biased;
-                // First: after a pause, what was done in our place comes before what
-                // we would have done.
-                happening = at_work.next() => {
+                happening = at_work.next() => Next::Happening(happening),
+                () = sleep_until(deadline) => Next::Deadline,
+                _ = proofs.tick() => Next::Proof,
+                _ = heartbeats.tick() => Next::Heartbeat,
+            };
+            self.catch_up(lease, at_work).await;
+            match next {
+                Next::Happening(happening) => {
                     if matches!(happening, Happening::Word(Word::AppExited(_))) {
                         // What it wrote before it exited may not be read yet.
                         at_work.finish_log(EXIT_WORDS_WITHIN).await;
                     }
                     self.take_in(happening, lease, at_work);
                 }
-                () = sleep_until(deadline) => lease.advance(clock::monotonic()),
-                _ = proofs.tick() => {
+                Next::Deadline => lease.advance(clock::monotonic()),
+                Next::Proof => {
                     let _ = self.lock.prove_life(clock::monotonic());
                     let runs = lease.status(clock::monotonic()).phase.rank() == 1;
                     if runs && !std::mem::replace(&mut trimmed, true) {
                         memory::trim();
                     }
                 }
-                _ = heartbeats.tick() => at_work.report(lease),
+                Next::Heartbeat => at_work.report(lease),
             }
+        }
+    }
+
+    /// If we were paused past the last moment, what was done in our place comes before
+    /// anything that we would do or say now.
+    async fn catch_up(&mut self, lease: &mut Lease, at_work: &mut AtWork) {
+        while lease
+            .kill_at_latest()
+            .is_some_and(|moment| moment < clock::monotonic())
+            && let Ok(Some(word)) = timeout(WORD_WITHIN, next_word(&mut at_work.words)).await
+        {
+            self.take_in(Happening::Word(word), lease, at_work);
         }
     }
 
@@ -310,6 +329,14 @@ struct Started {
     tree: Tree,
     outputs: Outputs,
     port: AppPort,
+}
+
+/// Why the loop went on.
+enum Next {
+    Happening(Happening),
+    Deadline,
+    Proof,
+    Heartbeat,
 }
 
 /// Something that the lease must know of.
