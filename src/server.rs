@@ -18,6 +18,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
+use crate::failpoint::{self, Point};
 use crate::gateway::Gateway;
 use crate::gpus;
 use crate::keys::{self, AgentSecrets, KeyRing};
@@ -268,6 +269,7 @@ async fn make_admin_key(driver: &Driver, data_dir: &DataDir) -> Result<String, S
     };
     let (key, secret) = new_key(principal, "admin.key")?;
     data_dir.write_admin_key(&secret)?;
+    failpoint::cross(Point::ServerAfterKeyFile);
     driver
         .ask(move |plane, _now| plane.create_key(key, None))
         .await

@@ -32,6 +32,7 @@ use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::cgroup;
+use crate::failpoint::{self, Point};
 
 /// Tell every process of the session to end.
 pub const TERMINATE: u8 = b'T';
@@ -140,7 +141,9 @@ impl Init {
                 "The session has no /proc of its own: {error}"
             )));
         }
+        failpoint::cross(Point::InitBeforeApp);
         self.start(app);
+        failpoint::cross(Point::InitAfterApp);
         loop {
             self.reap();
             let mut fds = [

@@ -15,6 +15,7 @@ use nix::unistd::{Pid, getpid};
 
 use super::cgroup::Cgroups;
 use super::init::{self, App};
+use crate::failpoint::{self, Point};
 
 /// The processes of a session, with the first one between them and the agent.
 pub struct Tree {
@@ -88,11 +89,13 @@ impl Tree {
 
     /// TERM to every process.
     pub fn terminate(&self) {
+        failpoint::cross(Point::AgentBeforeTerminate);
         self.say(init::TERMINATE);
     }
 
     /// KILL to every process.
     pub fn kill(&self) {
+        failpoint::cross(Point::AgentBeforeKill);
         self.cgroups.kill();
         match self.first {
             // The kernel kills the whole namespace with its first process.
