@@ -100,6 +100,10 @@ impl Server {
         log_what_goes_on(&snapshot);
         let plane = ControlPlane::recover(settings, snapshot, clock::now());
         let inventory = plane.settings().inventory.clone();
+        let admin_key = first_key(&data_dir)?;
+        let admin_key_hash = keys::hash(&admin_key);
+        // One that was revoked is on record too, and stays revoked.
+        let is_on_record = plane.keys().any(|key| key.hash == admin_key_hash);
 
         let secrets = AgentSecrets::new(store.server_secret().await?);
         let key_ring = KeyRing::default();
@@ -124,10 +128,9 @@ impl Server {
             config.access,
         );
         let (driver, running) = Driver::start(plane, Arc::clone(&store), effects);
-        let admin_key = match data_dir.read_admin_key() {
-            Some(key) => key,
-            None => make_admin_key(&driver, &data_dir).await?,
-        };
+        if !is_on_record {
+            put_first_key_on_record(&driver, &admin_key).await?;
+        }
         let end_within = Duration::from(config.limits.grace) + DRAIN_MAX;
         let tunnel = Tunnel {
             driver: driver.clone(),
@@ -259,37 +262,46 @@ fn log_what_goes_on(snapshot: &Snapshot) {
     }
 }
 
-/// The key of a data directory that has no `admin.key`. Its file stands before it is on record:
-/// a crash in between makes a new one, never a key that nobody has.
-async fn make_admin_key(driver: &Driver, data_dir: &DataDir) -> Result<String, StartError> {
+/// The key in `admin.key`, which is made if it is not there. Its file stands before
+/// it is on record: after a crash in between, the next start finds and records it.
+fn first_key(data_dir: &DataDir) -> Result<String, StartError> {
+    if let Some(secret) = data_dir.read_admin_key() {
+        return Ok(secret);
+    }
+    let secret = new_secret()?;
+    data_dir.write_admin_key(&secret)?;
+    tracing::info!("the first key is in {}", data_dir.admin_key().display());
+    failpoint::cross(Point::ServerAfterKeyFile);
+    Ok(secret)
+}
+
+async fn put_first_key_on_record(driver: &Driver, secret: &str) -> Result<(), StartError> {
     let principal = Principal {
         user: UserId("admin".to_owned()),
         org: None,
         admin: true,
     };
-    let (key, secret) = new_key(principal, "admin.key")?;
-    data_dir.write_admin_key(&secret)?;
-    failpoint::cross(Point::ServerAfterKeyFile);
+    let key = key_of(secret, principal, "admin.key");
     driver
         .ask(move |plane, _now| plane.create_key(key, None))
         .await
-        .map_err(|error| StartError(error.to_string()))?;
-    tracing::info!("the first key is in {}", data_dir.admin_key().display());
-    Ok(secret)
+        .map_err(|error| StartError(error.to_string()))
 }
 
-fn new_key(principal: Principal, name: &str) -> Result<(Key, String), StartError> {
-    let secret = keys::new_secret()
-        .map_err(|error| StartError(format!("the system has no randomness to give: {error}")))?;
-    let key = Key {
+fn new_secret() -> Result<String, StartError> {
+    keys::new_secret()
+        .map_err(|error| StartError(format!("the system has no randomness to give: {error}")))
+}
+
+fn key_of(secret: &str, principal: Principal, name: &str) -> Key {
+    Key {
         id: KeyId(Uuid::new_v4()),
         name: name.to_owned(),
-        hash: keys::hash(&secret),
+        hash: keys::hash(secret),
         principal,
         created_at: clock::wall(),
         revoked_at: None,
-    };
-    Ok((key, secret))
+    }
 }
 
 /// A key made at the machine itself while no server runs. Returns its secret.
@@ -312,7 +324,8 @@ pub async fn create_key_offline(
         ports: PortPool::new(0..=0, 0),
     };
     let mut plane = ControlPlane::recover(settings, snapshot, clock::now());
-    let (key, secret) = new_key(principal, name)?;
+    let secret = new_secret()?;
+    let key = key_of(&secret, principal, name);
     plane
         .create_key(key, None)
         .map_err(|refusal| StartError(refusal.to_string()))?;
