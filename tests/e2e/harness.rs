@@ -267,11 +267,6 @@ impl Server {
         })
     }
 
-    /// Has it died by itself?
-    pub fn is_dead(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

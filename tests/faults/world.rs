@@ -12,6 +12,7 @@ use super::harness::{Answer, Api, PATIENCE, Server, here, processes, signal};
 use super::witness;
 use dwell::failpoint::Point;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 /// A dollar a second, so that money is as exact as time; agents that are missed soon.
 pub const CONFIG: &str = "\
@@ -111,7 +112,7 @@ impl World {
 
     /// A server that has died by itself is started again.
     pub fn revive(&mut self) {
-        if self.server.as_mut().is_none_or(Server::is_dead) {
+        if self.server.as_ref().is_none_or(is_dead) {
             self.server = None;
             self.start();
         }
@@ -240,6 +241,13 @@ impl Drop for World {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+fn is_dead(server: &Server) -> bool {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    // Left for the harness to take note of.
+    let how = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(pid), how) != Ok(WaitStatus::StillAlive)
 }
 
 fn processes_of(dir: &Path) -> Vec<u32> {
