@@ -27,6 +27,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::clock;
 use crate::data_dir::SessionDir;
+use crate::failpoint::{self, Point};
 use journal::{Entry, Journal, Lock, Past};
 use spec::AgentSpec;
 use supervisor::Supervisor;
@@ -60,6 +61,7 @@ fn run(dir: &SessionDir) -> Result<(), Box<dyn std::error::Error>> {
     let Some(lock) = take_lock(dir)? else {
         return Ok(());
     };
+    failpoint::cross(Point::AgentAfterLock);
     let spec: AgentSpec = serde_json::from_slice(&std::fs::read(dir.agent_spec())?)?;
     let may_begin = spec.may_begin;
     let (journal, past) = Journal::open(dir, &lock)?;

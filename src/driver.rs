@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::clock;
+use crate::failpoint::{self, Point};
 use crate::store::Store;
 
 pub use effects::Effects;
@@ -236,18 +237,22 @@ impl Loop {
         let committed = if changes.is_empty() {
             Ok(())
         } else {
+            failpoint::cross(Point::DriverBeforeCommit);
             self.store.commit(changes.clone()).await
         };
         match &committed {
             Ok(()) => {
+                failpoint::cross(Point::DriverAfterCommit);
                 self.retry_at = None;
                 let commands = self.plane.commit();
                 for (session, port) in self.effects.publish(changes).await {
                     self.later(Input::PortUnusable(session, port));
                 }
+                failpoint::cross(Point::DriverAfterPublish);
                 for command in commands {
                     self.perform(command);
                 }
+                failpoint::cross(Point::DriverAfterEffects);
             }
             Err(error) => {
                 tracing::error!("nothing can be put on record: {error}");

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod data_dir;
 pub mod driver;
+pub mod failpoint;
 pub mod gate;
 pub mod gateway;
 pub mod gpus;

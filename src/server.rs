@@ -22,6 +22,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
+use crate::failpoint::{self, Point};
 use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::gpus;
@@ -118,9 +119,14 @@ impl Server {
             inventory: inventory.clone(),
             ports: PortPool::new(config.session_ports.clone(), first_port(&config)),
         };
+        let admin_key = first_key(&data_dir)?;
         let secrets = AgentSecrets::new(store.server_secret().await?);
         let key_ring = KeyRing::default();
+        let admin_key_hash = keys::hash(&admin_key);
+        // One that was revoked is on record too, and stays revoked.
+        let mut is_on_record = false;
         for key in store.all_keys().await? {
+            is_on_record |= key.hash == admin_key_hash;
             key_ring.publish(key);
         }
         let switchboard = Switchboard::default();
@@ -145,10 +151,9 @@ impl Server {
         );
         let load = load(Arc::clone(&store), settings);
         let (driver, driving) = Driver::start(load, Arc::clone(&store), effects);
-        let admin_key = match data_dir.read_admin_key() {
-            Some(key) => key,
-            None => make_admin_key(&driver, &data_dir).await?,
-        };
+        if !is_on_record {
+            put_first_key_on_record(&driver, &admin_key).await?;
+        }
         let end_within = Duration::from(config.limits.grace) + DRAIN_MAX;
         let tunnel = Tunnel {
             driver: driver.clone(),
@@ -459,36 +464,46 @@ fn first_port(config: &Config) -> u16 {
     start + u16::from_be_bytes([high, low]) % (end - start).max(1)
 }
 
-/// The key of a data directory that has no `admin.key`. Its file stands before it is on record:
-/// a crash in between makes a new one, never a key that nobody has.
-async fn make_admin_key(driver: &Driver, data_dir: &DataDir) -> Result<String, StartError> {
+/// The key in `admin.key`, which is made if it is not there. Its file stands before
+/// it is on record: after a crash in between, the next start finds and records it.
+fn first_key(data_dir: &DataDir) -> Result<String, StartError> {
+    if let Some(secret) = data_dir.read_admin_key() {
+        return Ok(secret);
+    }
+    let secret = new_secret()?;
+    data_dir.write_admin_key(&secret)?;
+    tracing::info!("the first key is in {}", data_dir.admin_key().display());
+    failpoint::cross(Point::ServerAfterKeyFile);
+    Ok(secret)
+}
+
+async fn put_first_key_on_record(driver: &Driver, secret: &str) -> Result<(), StartError> {
     let principal = Principal {
         user: UserId("admin".to_owned()),
         org: None,
         admin: true,
     };
-    let (key, secret) = new_key(principal, "admin.key")?;
-    data_dir.write_admin_key(&secret)?;
+    let key = key_of(secret, principal, "admin.key");
     driver
         .ask(move |plane, _now| plane.create_key(key, None))
         .await
-        .map_err(|error| StartError(error.to_string()))?;
-    tracing::info!("the first key is in {}", data_dir.admin_key().display());
-    Ok(secret)
+        .map_err(|error| StartError(error.to_string()))
 }
 
-fn new_key(principal: Principal, name: &str) -> Result<(Key, String), StartError> {
-    let secret = keys::new_secret()
-        .map_err(|error| StartError(format!("the system has no randomness to give: {error}")))?;
-    let key = Key {
+fn new_secret() -> Result<String, StartError> {
+    keys::new_secret()
+        .map_err(|error| StartError(format!("the system has no randomness to give: {error}")))
+}
+
+fn key_of(secret: &str, principal: Principal, name: &str) -> Key {
+    Key {
         id: KeyId(Uuid::new_v4()),
         name: name.to_owned(),
-        hash: keys::hash(&secret),
+        hash: keys::hash(secret),
         principal,
         created_at: clock::wall(),
         revoked_at: None,
-    };
-    Ok((key, secret))
+    }
 }
 
 /// A key made at the machine itself while no server runs. Returns its secret.
@@ -511,7 +526,8 @@ pub async fn create_key_offline(
         ports: PortPool::new(0..=0, 0),
     };
     let mut plane = ControlPlane::recover(settings, snapshot, clock::now());
-    let (key, secret) = new_key(principal, name)?;
+    let secret = new_secret()?;
+    let key = key_of(&secret, principal, name);
     plane
         .create_key(key, None)
         .map_err(|refusal| StartError(refusal.to_string()))?;

@@ -21,6 +21,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, mpsc};
 
 use crate::driver::Driver;
+use crate::failpoint::{self, Point};
 use crate::keys::AgentSecrets;
 
 /// Messages that may wait for a slow agent. Each says a whole: what does not fit is
@@ -125,6 +126,7 @@ impl Tunnel {
                     break;
                 };
                 line.push(b'\n');
+                failpoint::cross(Point::TunnelBeforeTell);
                 if write_half.write_all(&line).await.is_err() {
                     break;
                 }
@@ -152,7 +154,10 @@ impl Tunnel {
                 Ok(Ok(_) | Err(_)) | Err(_) => return,
             }
             match serde_json::from_slice::<AgentStatus>(&line) {
-                Ok(status) => self.driver.heard(session, status).await,
+                Ok(status) => {
+                    self.driver.heard(session, status).await;
+                    failpoint::cross(Point::TunnelAfterStatus);
+                }
                 Err(error) => {
                     tracing::warn!(%session, "its agent sent what is no status: {error}");
                     return;

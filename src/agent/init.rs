@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::cgroup;
 use crate::clock;
+use crate::failpoint::{self, Point};
 
 /// What the agent tells this process to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +198,9 @@ impl Init {
                 "The session has no /proc of its own: {error}"
             )));
         }
+        failpoint::cross(Point::InitBeforeApp);
         self.start(app);
+        failpoint::cross(Point::InitAfterApp);
         loop {
             self.reap();
             let mut fds = [

@@ -26,6 +26,7 @@ use super::port::AppPort;
 use super::tree::{Outputs, Tree};
 use super::{AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, probe};
 use crate::clock;
+use crate::failpoint::{self, Point};
 use crate::session_log::{LineSplitter, LogLevel, Writer};
 
 /// How often the agent puts down that it lives.
@@ -90,8 +91,10 @@ impl Supervisor {
         let began = clock::monotonic();
         let mut lease = Lease::new(self.spec.terms, began);
         self.note(&Entry::Began { at: began });
+        failpoint::cross(Point::AgentAfterBegan);
         let _ = self.lock.prove_life(began);
         let started = self.start();
+        failpoint::cross(Point::AgentAfterStart);
         LocalSet::new()
             .run_until(async move {
                 let mut at_work = AtWork::new(&self.spec, lease.status(began));
@@ -107,7 +110,9 @@ impl Supervisor {
                 at_work.see_off().await;
                 at_work.finish_log(LAST_WORDS_WITHIN).await;
                 self.clean_up(at_work.tree.as_ref());
+                failpoint::cross(Point::AgentBeforeReport);
                 at_work.report_until_heard(status).await;
+                failpoint::cross(Point::AgentAfterForget);
             })
             .await;
     }
@@ -251,7 +256,9 @@ impl Supervisor {
                     let status = lease.status(clock::monotonic());
                     if matches!(status.phase, AgentPhase::Ended { .. }) {
                         // The server is told when nothing is left to be read or removed.
+                        failpoint::cross(Point::AgentBeforeEnded);
                         self.note(&Entry::Ended { status });
+                        failpoint::cross(Point::AgentAfterEnded);
                     } else {
                         at_work.report(lease);
                     }
@@ -265,6 +272,7 @@ impl Supervisor {
         match happening {
             Happening::Answered(upstream) => {
                 self.note(&Entry::Answered { at: now });
+                failpoint::cross(Point::AgentAfterAnswered);
                 lease.app_answered(upstream, now);
             }
             Happening::Word(Word::AppExited(exit)) => {

@@ -16,6 +16,7 @@ use nix::unistd::{Pid, getpid};
 
 use super::cgroup::Cgroups;
 use super::init::{self, App, Order};
+use crate::failpoint::{self, Point};
 
 /// The processes of a session, with the first one between them and the agent.
 pub struct Tree {
@@ -93,6 +94,7 @@ impl Tree {
 
     /// TERM to every process.
     pub fn terminate(&self) {
+        failpoint::cross(Point::AgentBeforeTerminate);
         self.say(Order::Terminate);
     }
 
@@ -106,6 +108,7 @@ impl Tree {
 
     /// KILL to every process.
     pub fn kill(&mut self) {
+        failpoint::cross(Point::AgentBeforeKill);
         self.cgroups.kill();
         match self.first {
             // The kernel kills the whole namespace with its first process.

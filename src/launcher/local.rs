@@ -17,6 +17,7 @@ use super::Launcher;
 use crate::agent::journal::Holder;
 use crate::agent::spec::{AgentSpec, AppLimits};
 use crate::data_dir::DataDir;
+use crate::failpoint::{self, Point};
 use crate::keys::AgentSecrets;
 
 /// Starts agents beside the server.
@@ -78,7 +79,9 @@ impl Local {
             heartbeat: self.heartbeat,
             limits: self.limits,
         };
+        failpoint::cross(Point::LauncherBeforeSpec);
         write_atomically(&dir.agent_spec(), &serde_json::to_vec(&spec)?)?;
+        failpoint::cross(Point::LauncherAfterSpec);
         let log = OpenOptions::new()
             .append(true)
             .create(true)
@@ -94,6 +97,7 @@ impl Local {
             // What a terminal sends to the server's group does not reach it.
             .process_group(0)
             .spawn()?;
+        failpoint::cross(Point::LauncherAfterSpawn);
         // It is no child in any other way: the runtime takes its status when it goes.
         drop(child);
         Ok(LaunchOutcome::Started)

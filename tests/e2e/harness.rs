@@ -82,6 +82,18 @@ impl Api {
     }
 
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
+        let answer = self.try_send(method, path, body).await;
+        answer.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, for when the server may die before it answers.
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, String> {
+        let failed = |error: &dyn std::error::Error| format!("{path}: {error}");
         let url = if path.starts_with("http") {
             path.to_owned()
         } else {
@@ -98,13 +110,14 @@ impl Api {
             .client
             .request(request)
             .await
-            .unwrap_or_else(|error| panic!("{url}: {error}"));
+            .map_err(|error| failed(&error))?;
         let status = response.status().as_u16();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        Answer {
+        let body = response.into_body().collect().await;
+        let bytes = body.map_err(|error| failed(&error))?.to_bytes();
+        Ok(Answer {
             status,
             text: String::from_utf8_lossy(&bytes).into_owned(),
-        }
+        })
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -203,6 +216,17 @@ impl Server {
 
     /// As `dwell serve` with these arguments besides.
     pub fn spawn(dir: &Path, config: &str, listen: &str, more: &[&str]) -> Self {
+        Self::try_start_in(dir, config, listen, more, &[]).unwrap()
+    }
+
+    /// A server with this in its environment too; an error if it dies before it listens.
+    pub fn try_start_in(
+        dir: &Path,
+        config: &str,
+        listen: &str,
+        more: &[&str],
+        environment: &[(&str, String)],
+    ) -> Result<Self, String> {
         std::fs::create_dir_all(dir).unwrap();
         let file = dir.join("dwell.toml");
         std::fs::write(&file, config).unwrap();
@@ -217,6 +241,7 @@ impl Server {
             .stderr(Stdio::piped())
             .env_remove("DWELL_URL")
             .env_remove("DWELL_API_KEY")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .spawn()
             .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -231,20 +256,23 @@ impl Server {
         let began = Instant::now();
         let url = loop {
             let line = heard.recv_timeout(PATIENCE.saturating_sub(began.elapsed()));
-            let line = line.unwrap_or_else(|_| panic!("the server does not listen"));
+            let Ok(line) = line else {
+                let _ = child.kill();
+                return Err(format!("the server does not listen: {:?}", child.wait()));
+            };
             if let Some((_, url)) = line.split_once("listening on ") {
                 break url.trim().to_owned();
             }
         };
         let key = std::fs::read_to_string(dir.join("admin.key")).unwrap();
-        Self {
+        Ok(Self {
             dir: dir.to_owned(),
             api: Api::new(&url, key.trim()),
             child: Some(child),
             config: config.to_owned(),
             listen: url.trim_start_matches("http://").to_owned(),
             _owned: None,
-        }
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -339,7 +367,7 @@ pub fn app_processes(sessions: &[String]) -> Vec<u32> {
     processes(|_, environment| marks.iter().any(|mark| environment.contains(mark)))
 }
 
-pub fn processes(is_one: impl Fn(&str, &str) -> bool) -> Vec<u32> {
+pub fn processes(mut is_one: impl FnMut(&str, &str) -> bool) -> Vec<u32> {
     let read = |pid: u32, name: &str| {
         let bytes = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

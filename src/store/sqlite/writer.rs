@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::columns::{Json, owner_column};
 use super::error::sentence;
+use crate::failpoint::{self, Point};
 use crate::store::StoreError;
 
 /// More commits than this are not put into one transaction.
@@ -172,7 +173,9 @@ impl Work {
                 forget_before = forget_before.max(Some(*before));
             }
         }
+        failpoint::cross(Point::StoreInTransaction);
         transaction.commit()?;
+        failpoint::cross(Point::StoreAfterCommit);
         self.forget_before = forget_before;
         self.transactions.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -1,0 +1,240 @@
+//! What must hold once all has come to rest, whatever went wrong before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::{Value, json};
+
+use super::harness::PATIENCE;
+use super::witness::gone_at;
+use super::world::World;
+
+/// An event may be longer than its app was seen by this: what an agent needs around it.
+const SLACK_MS: u64 = 1_000;
+
+/// What the server acknowledged, by session.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    pub sessions: BTreeMap<String, Acknowledged>,
+    /// Sessions whose agent was made to stand still: it sees late that its app is gone.
+    pub stood_still: BTreeSet<String>,
+}
+
+/// What it acknowledged of one session.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    /// Minutes that were granted.
+    pub minutes: u64,
+    /// Minutes that may have been granted: the answer was lost.
+    pub minutes_perhaps: u64,
+    pub cancelled: bool,
+}
+
+impl Ledger {
+    pub fn created(&mut self, session: &str, minutes: u64) {
+        let acknowledged = Acknowledged {
+            minutes,
+            ..Acknowledged::default()
+        };
+        self.sessions.insert(session.to_owned(), acknowledged);
+    }
+
+    pub fn of(&mut self, session: &str) -> &mut Acknowledged {
+        self.sessions.get_mut(session).unwrap()
+    }
+
+    /// What the server shows is what it acknowledged.
+    pub fn check(&self, shown: &Value) {
+        let acknowledged = &self.sessions[shown["id"].as_str().unwrap()];
+        let minutes = shown["timeout"].as_u64().unwrap();
+        let most = acknowledged.minutes + acknowledged.minutes_perhaps;
+        assert!(
+            (acknowledged.minutes..=most).contains(&minutes),
+            "acknowledged {acknowledged:?}, shown {shown}"
+        );
+        assert!(
+            !acknowledged.cancelled || ["stopping", "ended"].contains(&text(&shown["status"])),
+            "cancelled, but {shown}"
+        );
+        if shown["status"] == "running" {
+            let moment = |key: &str| text(&shown[key]).parse::<jiff::Timestamp>().unwrap();
+            let span =
+                moment("timeout_end").as_millisecond() - moment("started_at").as_millisecond();
+            let granted = i64::try_from(minutes).unwrap() * 60_000;
+            assert!((span - granted).abs() < 2_100, "{span} ms of {shown}");
+        }
+    }
+}
+
+/// End what is open, wait until all is at rest, and check that nothing is left and
+/// everything is true.
+pub async fn audit(world: &mut World, ledger: &Ledger) {
+    end_what_is_open(world, ledger).await;
+    for id in ledger.sessions.keys() {
+        ledger.check(&world.get(&format!("/session/{id}")).await);
+    }
+    let sessions = sessions_on_record(&world.data_dir().join("store.db"));
+    nothing_is_left(world, &sessions).await;
+    every_end_has_a_reason(&sessions);
+    every_app_was_started_once_at_most(world, &sessions);
+    no_gpu_was_held_twice(&sessions);
+    no_event_is_longer_than_its_app_was_there(world, ledger, &sessions);
+    the_bill_is_the_sum_of_its_events(world, &sessions).await;
+}
+
+/// What was cancelled must end without being asked again.
+async fn end_what_is_open(world: &mut World, ledger: &Ledger) {
+    let mut asked = BTreeSet::new();
+    let began = Instant::now();
+    loop {
+        let open = world.get("/sessions").await;
+        let open = open.as_array().unwrap();
+        if open.is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "still open: {open:?}");
+        for session in open {
+            let id = text(&session["id"]);
+            let is_cancelled = ledger.sessions.get(id).is_some_and(|of| of.cancelled);
+            if !is_cancelled && asked.insert(id.to_owned()) {
+                let path = format!("/session/{id}");
+                world.ask(Method::DELETE, &path, json!(null)).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The sessions as the store has them.
+pub fn sessions_on_record(store: &Path) -> Vec<Value> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(store, flags).unwrap();
+    let mut query = connection.prepare("SELECT body FROM sessions").unwrap();
+    let bodies = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    bodies
+        .map(|body| serde_json::from_str(&body.unwrap()).unwrap())
+        .collect()
+}
+
+async fn nothing_is_left(world: &World, sessions: &[Value]) {
+    let began = Instant::now();
+    loop {
+        let mut left: Vec<String> = world.processes().iter().map(described).collect();
+        for hierarchy in ["unified", "memory", "pids", "."] {
+            let place = Path::new("/sys/fs/cgroup").join(hierarchy).join("dwell");
+            let dirs = sessions.iter().map(|of| place.join(text(&of["id"])));
+            left.extend(
+                dirs.filter(|dir| dir.exists())
+                    .map(|dir| dir.display().to_string()),
+            );
+        }
+        if left.is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "left: {left:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn described(pid: &u32) -> String {
+    let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    format!("process {pid}: {}", words.replace('\0', " "))
+}
+
+pub fn every_end_has_a_reason(sessions: &[Value]) {
+    for session in sessions {
+        assert_eq!(session["state"], "ended", "{session}");
+        let (reason, error) = (
+            text(&session["ending"]["reason"]),
+            &session["ending"]["error"],
+        );
+        let needs_a_sentence = ["failed", "lost"].contains(&reason);
+        assert!(!needs_a_sentence || error.is_string(), "{session}");
+        let span = text(&session["gpu_event"]["span"]);
+        assert!(["not_held", "closed"].contains(&span), "{session}");
+    }
+}
+
+fn every_app_was_started_once_at_most(world: &World, sessions: &[Value]) {
+    let mut starts: BTreeMap<String, usize> = BTreeMap::new();
+    for (session, _) in world.starts() {
+        *starts.entry(session).or_default() += 1;
+    }
+    for (session, count) in &starts {
+        assert_eq!(*count, 1, "{session} was started {count} times");
+        let on_record = sessions.iter().find(|of| of["id"] == session.as_str());
+        let on_record = on_record.unwrap_or_else(|| panic!("{session} is not on record"));
+        assert_eq!(
+            on_record["gpu_event"]["span"], "closed",
+            "its app was started for nothing: {on_record}"
+        );
+    }
+    for session in sessions.iter().filter(|of| of["started_at"].is_i64()) {
+        assert!(starts.contains_key(text(&session["id"])), "{session}");
+    }
+}
+
+fn no_gpu_was_held_twice(sessions: &[Value]) {
+    let mut by_gpu: BTreeMap<&str, Vec<(i64, i64, &Value)>> = BTreeMap::new();
+    for session in sessions {
+        let event = &session["gpu_event"];
+        if let (Some(gpu), Some(start)) = (event["gpu"].as_str(), event["start"].as_i64()) {
+            let end = start + event["held"].as_i64().unwrap();
+            by_gpu.entry(gpu).or_default().push((start, end, session));
+        }
+    }
+    for events in by_gpu.values_mut() {
+        events.sort_by_key(|(start, end, _)| (*start, *end));
+        for pair in events.windows(2) {
+            let [(_, end, one), (start, _, next)] = pair else {
+                continue;
+            };
+            assert!(end <= start, "{one} overlaps {next}");
+        }
+    }
+}
+
+fn no_event_is_longer_than_its_app_was_there(world: &World, ledger: &Ledger, sessions: &[Value]) {
+    let starts: BTreeMap<String, u64> = world.starts().into_iter().collect();
+    for session in sessions {
+        let id = text(&session["id"]);
+        let (Some(start), Some(gone)) = (starts.get(id), gone_at(id)) else {
+            continue;
+        };
+        if ledger.stood_still.contains(id) {
+            continue;
+        }
+        let held = session["gpu_event"]["held"].as_u64().unwrap();
+        let seen = gone.saturating_sub(*start);
+        assert!(held <= seen + SLACK_MS, "seen for {seen} ms: {session}");
+    }
+}
+
+async fn the_bill_is_the_sum_of_its_events(world: &mut World, sessions: &[Value]) {
+    let in_micro_dollars = |dollars: &Value| (dollars.as_f64().unwrap() * 1e6).round();
+    let events = world.get("/platform/usage-details").await;
+    let events = events.as_array().unwrap();
+    let sum: f64 = events
+        .iter()
+        .map(|event| in_micro_dollars(&event["cost"]))
+        .sum();
+    let usage = world.get("/platform/usage").await;
+    assert_eq!(sum, in_micro_dollars(&usage["total_cost"]), "{usage}");
+    // The prices are so many micro-dollars a millisecond.
+    let owed = |session: &Value| {
+        let held = session["gpu_event"]["held"].as_f64().unwrap_or_default();
+        held * if session["gpu_type"] == "CPU" {
+            1e3
+        } else {
+            2e3
+        }
+    };
+    assert_eq!(sum, sessions.iter().map(owed).sum::<f64>());
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
+}
