@@ -14,6 +14,7 @@ pub mod journal;
 mod memory;
 mod port;
 mod probe;
+pub mod remains;
 pub mod spec;
 mod supervisor;
 mod tree;

@@ -27,6 +27,44 @@ pub fn discover() -> Discovery {
     discover_by(OsStr::new(LIBRARY))
 }
 
+/// A process that computes on a GPU of this host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GpuProcess {
+    /// The GPU.
+    pub gpu: GpuId,
+    /// The process.
+    pub pid: i32,
+}
+
+/// The processes that compute on this host's GPUs; none where NVML has nothing to say.
+#[must_use]
+pub fn processes() -> Vec<GpuProcess> {
+    processes_by(OsStr::new(LIBRARY))
+}
+
+fn processes_by(library: &OsStr) -> Vec<GpuProcess> {
+    let Ok(nvml) = Nvml::builder().lib_path(library).init() else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for index in 0..nvml.device_count().unwrap_or(0) {
+        let Ok(device) = nvml.device_by_index(index) else {
+            continue;
+        };
+        let (Ok(uuid), Ok(processes)) = (device.uuid(), device.running_compute_processes()) else {
+            continue;
+        };
+        let of_gpu = processes.iter().filter_map(|process| {
+            Some(GpuProcess {
+                gpu: GpuId(uuid.clone()),
+                pid: i32::try_from(process.pid).ok()?,
+            })
+        });
+        found.extend(of_gpu);
+    }
+    found
+}
+
 /// What this host has to give: what is `declared`, what was found, and on a host
 /// without any GPU `cpu_default` slots of type `CPU` ([`Inventory::of_host`] has the
 /// rule). With it, sentences for the server's log.
@@ -156,6 +194,25 @@ mod tests {
              NVML cannot name it (the current user does not have permission to perform this \
              operation)"
         );
+    }
+
+    #[test]
+    fn what_computes_on_a_gpu_is_found_and_a_gpu_that_does_not_tell_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let processes = processes_by(fake_nvml(&dir, "-DINIT=0").as_os_str());
+        let process = |gpu: &str, pid| GpuProcess {
+            gpu: GpuId(gpu.into()),
+            pid,
+        };
+        assert_eq!(
+            processes,
+            [
+                process("GPU-0", 1_000),
+                process("GPU-0", 1_001),
+                process("GPU-4", 1_004)
+            ]
+        );
+        assert_eq!(processes_by(dir.path().join("none").as_os_str()), []);
     }
 
     #[test]

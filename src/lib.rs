@@ -22,6 +22,7 @@ pub mod launcher;
 pub mod server;
 pub mod session_log;
 pub mod store;
+pub mod sweep;
 pub mod takeover;
 pub mod telemetry;
 pub mod tunnel;

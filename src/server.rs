@@ -30,6 +30,7 @@ use crate::keys::{self, AgentSecrets, KeyRing};
 use crate::launcher::local::Local;
 use crate::store::sqlite::Sqlite;
 use crate::store::{Store, StoreError};
+use crate::sweep;
 use crate::takeover::{Doorbell, Listeners, Successor};
 use crate::tunnel::{Switchboard, Tunnel};
 
@@ -82,6 +83,7 @@ pub struct Server {
     listener: Arc<TcpListener>,
     stance: watch::Sender<Stance>,
     serving: JoinHandle<()>,
+    sweeping: Sweeping,
     doorbell: Option<Doorbell>,
     lock: DataDirLock,
 }
@@ -161,6 +163,7 @@ impl Server {
             switchboard: switchboard.clone(),
             silence_max: Duration::from(config.limits.lost_after),
         };
+        let retention = config.limits.retention;
         let gate = Gate::default();
         let api = Api {
             driver: driver.clone(),
@@ -174,6 +177,11 @@ impl Server {
             inventory,
             prices: config.prices,
         };
+        let sweeping = tokio::spawn(sweep::keep_sweeping(
+            driver.clone(),
+            data_dir.clone(),
+            retention,
+        ));
         let app = api::router(api).merge(tunnel.router());
         let stance = watch::Sender::new(Stance::Accepting);
         let serving = tokio::spawn(serve(Arc::clone(&listener), app, stance.subscribe()));
@@ -194,6 +202,7 @@ impl Server {
             listener,
             stance,
             serving,
+            sweeping: Sweeping(sweeping),
             doorbell,
             lock,
         })
@@ -242,9 +251,12 @@ impl Server {
             listener,
             stance,
             serving,
+            sweeping,
             lock,
             ..
         } = self;
+        // What the successor begins is none of ours to sweep.
+        drop(sweeping);
         stance.send_replace(Stance::NotAccepting);
         gate.close().await;
         let address = listener.local_addr();
@@ -326,6 +338,15 @@ impl Server {
         {
             tracing::warn!("some sessions are still ending; their agents see to it");
         }
+    }
+}
+
+/// The sweep, which ends with the server.
+struct Sweeping(JoinHandle<()>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

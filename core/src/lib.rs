@@ -23,4 +23,5 @@ pub mod protocol;
 pub mod quota;
 pub mod refusal;
 pub mod session;
+pub mod sweep;
 pub mod time;

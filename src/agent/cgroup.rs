@@ -167,6 +167,21 @@ fn unified(session: SessionId) -> Option<PathBuf> {
     })
 }
 
+/// Sessions that have a cgroup on this host, of whichever server.
+#[must_use]
+pub fn sessions() -> Vec<SessionId> {
+    let mut places = unified_places();
+    for controller in ["memory", "pids"] {
+        places.push(Path::new(MOUNT).join(controller).join(PARENT));
+    }
+    places
+        .iter()
+        .filter_map(|place| fs::read_dir(place).ok())
+        .flat_map(|entries| entries.flatten())
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
 /// Put the calling process into the cgroups with these doors.
 ///
 /// # Errors

@@ -22,7 +22,6 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use dwell_core::id::SessionId;
 use dwell_core::lease::Exit;
 use dwell_core::time::Monotonic;
 use nix::errno::Errno;
@@ -351,28 +350,6 @@ fn null() -> std::fs::File {
         .write(true)
         .open("/dev/null")
         .expect("/dev/null")
-}
-
-/// Every process that was given this session's environment, whoever its parent is
-/// by now. For when nobody is left who would know.
-#[must_use]
-pub fn strays(session: SessionId) -> Vec<Pid> {
-    let mark = format!("DWELL_SESSION_ID={session}").into_bytes();
-    let has_mark = |pid: &i32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|byte| *byte == 0)
-            .any(|variable| variable == mark)
-    };
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(has_mark)
-        .map(Pid::from_raw)
-        .collect()
 }
 
 /// Every process below `root`, by who started whom.

@@ -130,6 +130,12 @@ impl Lock {
         self.0.write_all_at(format!("{:020}", now.0).as_bytes(), 0)
     }
 
+    /// The end is in the journal: no proof of life is needed any more.
+    pub fn retire(&self, dir: &SessionDir) {
+        // If it stays, it is found to be nobody's.
+        let _ = std::fs::remove_file(dir.agent_lock());
+    }
+
     fn last_proof(&self) -> Option<Monotonic> {
         let mut digits = [0; PROOF_BYTES];
         self.0.read_exact_at(&mut digits, 0).ok()?;

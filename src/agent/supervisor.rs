@@ -9,7 +9,6 @@ use dwell_core::lease::{Command, Lease};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::Millis;
-use nix::sys::signal::{Signal, kill};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -21,10 +20,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::cgroup::Cgroups;
 use super::control::{self, Event};
 use super::environment::{environment, find_program};
-use super::init::{self, App, Word};
+use super::init::{App, Word};
 use super::port::AppPort;
 use super::tree::{Outputs, Tree};
-use super::{AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, probe};
+use super::{
+    AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, probe, remains,
+};
 use crate::clock;
 use crate::failpoint::{self, Point};
 use crate::session_log::{LineSplitter, LogLevel, Writer};
@@ -113,25 +114,14 @@ impl Supervisor {
                 failpoint::cross(Point::AgentBeforeReport);
                 at_work.report_until_heard(status).await;
                 failpoint::cross(Point::AgentAfterForget);
+                self.lock.retire(&self.dir);
             })
             .await;
     }
 
     /// An earlier agent's session is over: make sure of it, and report it.
     pub(super) async fn report_past(mut self, status: AgentStatus) {
-        let left = Cgroups::find(self.spec.session);
-        loop {
-            let strays = init::strays(self.spec.session);
-            if strays.is_empty() && left.are_empty() {
-                break;
-            }
-            left.kill();
-            for pid in strays {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
-            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-        }
-        left.remove();
+        remains::clear_away(self.spec.session).await;
         self.note(&Entry::Ended {
             status: status.clone(),
         });
@@ -140,6 +130,7 @@ impl Supervisor {
             .run_until(async move {
                 let mut at_work = AtWork::new(&self.spec, status.clone());
                 at_work.report_until_heard(status).await;
+                self.lock.retire(&self.dir);
             })
             .await;
     }

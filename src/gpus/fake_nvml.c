@@ -4,7 +4,7 @@
 #ifndef INIT
 #define INIT 0 /* success */
 #endif
-enum { NOT_SUPPORTED = 3, NO_PERMISSION = 4, GPU_IS_LOST = 15 };
+enum { NOT_SUPPORTED = 3, NO_PERMISSION = 4, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15 };
 
 struct memory { unsigned version; unsigned long long total, reserved, free, used; };
 static const char devices[5];
@@ -39,4 +39,17 @@ int nvmlDeviceGetMemoryInfo_v2(const char *device, struct memory *memory) {
 int nvmlDeviceGetMigMode(const char *device, unsigned *now, unsigned *after_reset) {
     *now = *after_reset = index_of(device) == 2;
     return index_of(device) == 4 ? NOT_SUPPORTED : 0;
+}
+
+struct process { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; };
+
+/* Two on the first, one on the last, and the others do not tell. */
+int nvmlDeviceGetComputeRunningProcesses_v3(const char *device, unsigned *count, struct process *processes) {
+    int index = index_of(device);
+    unsigned there = index == 0 ? 2 : 1;
+    if (index != 0 && index != 4) return NOT_SUPPORTED;
+    if (*count < there) { *count = there; return INSUFFICIENT_SIZE; }
+    for (unsigned at = 0; at < there; at++) processes[at].pid = 1000 + index + at;
+    *count = there;
+    return 0;
 }

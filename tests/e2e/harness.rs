@@ -320,6 +320,13 @@ impl Server {
         processes(|words, _| words.contains("agent") && words.contains(&sessions))
     }
 
+    /// The agent of one session.
+    pub fn agent_of(&self, session: &str) -> Vec<u32> {
+        let dir = self.dir.join("sessions").join(session);
+        let dir = dir.display().to_string();
+        processes(|words, _| words.contains("agent") && words.contains(&dir))
+    }
+
     /// Nothing of these sessions is left, nor any agent.
     pub async fn nothing_is_left(&self, sessions: &[String]) {
         let began = Instant::now();

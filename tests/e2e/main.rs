@@ -13,5 +13,6 @@ mod harness;
 mod lifecycle;
 mod misbehaviour;
 mod restart;
+mod sweep;
 mod takeover;
 mod tenants;
