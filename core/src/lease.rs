@@ -191,33 +191,33 @@ impl Lease {
         }
     }
 
-    /// Time has passed.
+    /// Time has passed. What was due counts from when it was due: an agent that was
+    /// paused then has no more grace to give than one that was not.
     pub fn advance(&mut self, now: Monotonic) {
+        let Some(due) = self.deadline().filter(|due| *due <= now) else {
+            return;
+        };
         match &self.phase {
-            Phase::Starting if self.deadline() <= Some(now) => {
+            Phase::Starting => {
                 let limit = self.terms.start_limit_ms;
                 self.terminate(
                     Ending::failed(format!("The app did not answer on its port within {limit}")),
                     self.terms.timeout_grace_ms,
-                    now,
+                    due,
                 );
             }
-            Phase::Running { .. } if self.deadline() <= Some(now) => self.terminate(
+            Phase::Running { .. } => self.terminate(
                 Ending::plain(EndReason::TimedOut),
                 self.terms.timeout_grace_ms,
-                now,
+                due,
             ),
-            Phase::Stopping {
-                ending, kill_at, ..
-            } if *kill_at <= now => {
+            Phase::Stopping { ending, .. } => {
                 let ending = ending.clone();
                 self.kill(ending, now);
             }
             Phase::Killing {
-                ending,
-                running,
-                again_at,
-            } if *again_at <= now => {
+                ending, running, ..
+            } => {
                 self.phase = Phase::Killing {
                     ending: ending.clone(),
                     running: *running,
@@ -225,11 +225,7 @@ impl Lease {
                 };
                 self.commands.push_back(Command::KillTree);
             }
-            Phase::Starting
-            | Phase::Running { .. }
-            | Phase::Stopping { .. }
-            | Phase::Killing { .. }
-            | Phase::Ended { .. } => {}
+            Phase::Ended { .. } => {}
         }
     }
 
@@ -412,6 +408,16 @@ mod tests {
         assert!(lease.is_over());
         assert_eq!(ending(&lease).reason, EndReason::TimedOut);
         assert_eq!(lease.status(Monotonic(99_999)).held_ms, Millis(60_801));
+    }
+
+    #[test]
+    fn an_agent_that_was_paused_at_the_last_moment_gives_no_more_grace() {
+        let mut lease = running_since(0);
+        lease.advance(Monotonic(60_700));
+        assert_eq!(lease.deadline(), Some(Monotonic(60_800)));
+        let mut never_answered = Lease::new(TERMS, Monotonic(0));
+        never_answered.advance(Monotonic(10_700));
+        assert_eq!(never_answered.deadline(), Some(Monotonic(10_800)));
     }
 
     #[test]
