@@ -158,16 +158,15 @@ impl Lease {
 
     /// The last process of the session is gone.
     pub fn tree_gone(&mut self, now: Monotonic) {
-        if let Phase::Killing {
-            ending, running, ..
-        } = &self.phase
-        {
-            self.phase = Phase::Ended {
-                ending: ending.clone(),
-                running: *running,
-                held: now.since(self.held_since),
+        if let Phase::Killing { again_at, .. } = &self.phase {
+            let held = if now <= *again_at {
+                now.since(self.held_since)
+            } else {
+                // An agent that is this late was paused. Proven is only that the
+                // GPU was held when it last looked.
+                again_at.since(self.held_since).minus(KILL_AGAIN_AFTER)
             };
-            self.commands.push_back(Command::Report);
+            self.end(held);
         }
     }
 
@@ -257,7 +256,7 @@ impl Lease {
     pub fn ended_by_watch(&mut self, at: Monotonic) {
         self.advance(at);
         self.app_exited(Exit::Signal(9), None, at);
-        self.tree_gone(at);
+        self.end(at.since(self.held_since));
     }
 
     /// What is to be done next.
@@ -346,6 +345,20 @@ impl Lease {
         };
         self.commands.push_back(Command::KillTree);
         if !already_stopping {
+            self.commands.push_back(Command::Report);
+        }
+    }
+
+    fn end(&mut self, held: Millis) {
+        if let Phase::Killing {
+            ending, running, ..
+        } = &self.phase
+        {
+            self.phase = Phase::Ended {
+                ending: ending.clone(),
+                running: *running,
+                held,
+            };
             self.commands.push_back(Command::Report);
         }
     }
@@ -499,6 +512,26 @@ mod tests {
         assert_eq!(status.held_ms, Millis(60_905));
         assert_eq!(ending(&lease).reason, EndReason::TimedOut);
         assert!(lease.is_over());
+    }
+
+    #[test]
+    fn an_agent_paused_while_its_tree_goes_bills_no_more_than_it_saw() {
+        let killed_at_5 = || {
+            let mut lease = running_since(0);
+            lease.app_exited(Exit::Status(0), None, Monotonic(5));
+            lease
+        };
+        let held = |lease: &Lease| lease.status(Monotonic(3_600_000)).held_ms;
+        let mut in_time = killed_at_5();
+        in_time.tree_gone(Monotonic(505));
+        assert_eq!(held(&in_time), Millis(505));
+        let mut late = killed_at_5();
+        late.tree_gone(Monotonic(3_600_000));
+        assert_eq!(held(&late), Millis(5));
+        // Whoever killed it in the agent's place knows when.
+        let mut watched = killed_at_5();
+        watched.ended_by_watch(Monotonic(700));
+        assert_eq!(held(&watched), Millis(700));
     }
 
     #[test]
