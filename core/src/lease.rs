@@ -120,6 +120,7 @@ impl Lease {
 
     /// The app answered its ready probe at `upstream`. The time starts now.
     pub fn app_answered(&mut self, upstream: SocketAddr, now: Monotonic) {
+        self.advance(now);
         if self.phase == Phase::Starting {
             self.phase = Phase::Running {
                 since: now,
@@ -172,11 +173,11 @@ impl Lease {
 
     /// The server said something. Its `Forget` is for the agent's shell.
     pub fn heard(&mut self, message: &ServerMessage, now: Monotonic) {
+        // A lease that has run out has run out, whether or not the timer that says so
+        // has fired yet.
+        self.advance(now);
         match message {
             ServerMessage::Lease { granted_ms } => {
-                // A lease that has run out has run out, whether or not the timer
-                // that says so has fired yet.
-                self.advance(now);
                 let goes_on = matches!(self.phase, Phase::Starting | Phase::Running { .. });
                 if goes_on && self.terms.granted_ms < *granted_ms {
                     self.terms.granted_ms = *granted_ms;
@@ -459,6 +460,21 @@ mod tests {
         );
         assert_eq!(ending(&lease).reason, EndReason::TimedOut);
         assert_eq!(lease.deadline(), Some(Monotonic(60_800)));
+    }
+
+    #[test]
+    fn what_comes_after_the_last_moment_comes_too_late_though_no_timer_has_fired() {
+        let mut stopped = running_since(0);
+        let ending_late = Ending::plain(EndReason::Cancelled);
+        let stop = ServerMessage::Stop {
+            ending: ending_late,
+        };
+        stopped.heard(&stop, Monotonic(60_000));
+        assert_eq!(ending(&stopped).reason, EndReason::TimedOut);
+        assert_eq!(stopped.deadline(), Some(Monotonic(60_800)));
+        let mut answers = Lease::new(TERMS, Monotonic(0));
+        answers.app_answered(upstream(), Monotonic(10_000));
+        assert_eq!(ending(&answers).reason, EndReason::Failed);
     }
 
     #[test]
