@@ -169,6 +169,9 @@ struct Contact {
     started_since: bool,
     /// Launches that were asked for and have had no outcome yet.
     launches: u32,
+    /// A launch since the last sign of life has found no agent. Silence alone loses
+    /// nothing: it may be ours.
+    found_nobody: bool,
     alarm: Monotonic,
 }
 
@@ -385,6 +388,7 @@ impl ControlPlane {
             contact.last_heard = now.monotonic;
             contact.may_have_begun = true;
             contact.started_since = false;
+            contact.found_nobody = false;
             contact.hung_up = false;
         }
         let free_since = session
@@ -433,6 +437,7 @@ impl ControlPlane {
                 if let Some(contact) = self.contacts.get_mut(&id) {
                     contact.may_have_begun = true;
                     // Once: agents that start and never call are given up in the end.
+                    contact.found_nobody = contact.started_since;
                     if !std::mem::replace(&mut contact.started_since, true) {
                         contact.last_heard = now.monotonic;
                     }
@@ -442,10 +447,14 @@ impl ControlPlane {
                 // It lives, and keeps its lease; it may just not reach us.
                 if let Some(contact) = self.contacts.get_mut(&id) {
                     contact.may_have_begun = true;
+                    contact.found_nobody = false;
                     contact.last_heard = now.monotonic;
                 }
             }
             LaunchOutcome::Failed(why) => {
+                if let Some(contact) = self.contacts.get_mut(&id) {
+                    contact.found_nobody = true;
+                }
                 // Another launch that is under way may yet succeed.
                 let never_began = self
                     .contacts
@@ -672,6 +681,7 @@ impl ControlPlane {
             hung_up: true,
             started_since: false,
             launches: 0,
+            found_nobody: false,
             alarm,
         };
         self.contacts.insert(id, contact);
@@ -702,8 +712,14 @@ impl ControlPlane {
             ..
         } = self.settings.limits;
         let silence = now.monotonic.since(contact.last_heard);
-        if silence >= lost_after {
+        if silence >= lost_after && contact.launches == 0 && contact.found_nobody {
             self.give_up(id, lost_after, now);
+        } else if silence >= lost_after {
+            let is_looked_for = contact.launches > 0;
+            self.set_alarm(id, now.monotonic.plus(CALL_BACK_WITHIN));
+            if !is_looked_for {
+                self.launch(id);
+            }
         } else if contact.hung_up || silence >= relaunch_after {
             contact.hung_up = false;
             let lost_at = contact.last_heard.plus(lost_after);

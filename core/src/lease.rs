@@ -120,6 +120,7 @@ impl Lease {
 
     /// The app answered its ready probe at `upstream`. The time starts now.
     pub fn app_answered(&mut self, upstream: SocketAddr, now: Monotonic) {
+        self.advance(now);
         if self.phase == Phase::Starting {
             self.phase = Phase::Running {
                 since: now,
@@ -158,26 +159,25 @@ impl Lease {
 
     /// The last process of the session is gone.
     pub fn tree_gone(&mut self, now: Monotonic) {
-        if let Phase::Killing {
-            ending, running, ..
-        } = &self.phase
-        {
-            self.phase = Phase::Ended {
-                ending: ending.clone(),
-                running: *running,
-                held: now.since(self.held_since),
+        if let Phase::Killing { again_at, .. } = &self.phase {
+            let held = if now <= *again_at {
+                now.since(self.held_since)
+            } else {
+                // An agent that is this late was paused. Proven is only that the
+                // GPU was held when it last looked.
+                again_at.since(self.held_since).minus(KILL_AGAIN_AFTER)
             };
-            self.commands.push_back(Command::Report);
+            self.end(held);
         }
     }
 
     /// The server said something. Its `Forget` is for the agent's shell.
     pub fn heard(&mut self, message: &ServerMessage, now: Monotonic) {
+        // A lease that has run out has run out, whether or not the timer that says so
+        // has fired yet.
+        self.advance(now);
         match message {
             ServerMessage::Lease { granted_ms } => {
-                // A lease that has run out has run out, whether or not the timer
-                // that says so has fired yet.
-                self.advance(now);
                 let goes_on = matches!(self.phase, Phase::Starting | Phase::Running { .. });
                 if goes_on && self.terms.granted_ms < *granted_ms {
                     self.terms.granted_ms = *granted_ms;
@@ -191,33 +191,33 @@ impl Lease {
         }
     }
 
-    /// Time has passed.
+    /// Time has passed. What was due counts from when it was due: an agent that was
+    /// paused then has no more grace to give than one that was not.
     pub fn advance(&mut self, now: Monotonic) {
+        let Some(due) = self.deadline().filter(|due| *due <= now) else {
+            return;
+        };
         match &self.phase {
-            Phase::Starting if self.deadline() <= Some(now) => {
+            Phase::Starting => {
                 let limit = self.terms.start_limit_ms;
                 self.terminate(
                     Ending::failed(format!("The app did not answer on its port within {limit}")),
                     self.terms.timeout_grace_ms,
-                    now,
+                    due,
                 );
             }
-            Phase::Running { .. } if self.deadline() <= Some(now) => self.terminate(
+            Phase::Running { .. } => self.terminate(
                 Ending::plain(EndReason::TimedOut),
                 self.terms.timeout_grace_ms,
-                now,
+                due,
             ),
-            Phase::Stopping {
-                ending, kill_at, ..
-            } if *kill_at <= now => {
+            Phase::Stopping { ending, .. } => {
                 let ending = ending.clone();
                 self.kill(ending, now);
             }
             Phase::Killing {
-                ending,
-                running,
-                again_at,
-            } if *again_at <= now => {
+                ending, running, ..
+            } => {
                 self.phase = Phase::Killing {
                     ending: ending.clone(),
                     running: *running,
@@ -225,11 +225,7 @@ impl Lease {
                 };
                 self.commands.push_back(Command::KillTree);
             }
-            Phase::Starting
-            | Phase::Running { .. }
-            | Phase::Stopping { .. }
-            | Phase::Killing { .. }
-            | Phase::Ended { .. } => {}
+            Phase::Ended { .. } => {}
         }
     }
 
@@ -261,7 +257,7 @@ impl Lease {
     pub fn ended_by_watch(&mut self, at: Monotonic) {
         self.advance(at);
         self.app_exited(Exit::Signal(9), None, at);
-        self.tree_gone(at);
+        self.end(at.since(self.held_since));
     }
 
     /// What is to be done next.
@@ -353,6 +349,20 @@ impl Lease {
             self.commands.push_back(Command::Report);
         }
     }
+
+    fn end(&mut self, held: Millis) {
+        if let Phase::Killing {
+            ending, running, ..
+        } = &self.phase
+        {
+            self.phase = Phase::Ended {
+                ending: ending.clone(),
+                running: *running,
+                held,
+            };
+            self.commands.push_back(Command::Report);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -415,6 +425,16 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_was_paused_at_the_last_moment_gives_no_more_grace() {
+        let mut lease = running_since(0);
+        lease.advance(Monotonic(60_700));
+        assert_eq!(lease.deadline(), Some(Monotonic(60_800)));
+        let mut never_answered = Lease::new(TERMS, Monotonic(0));
+        never_answered.advance(Monotonic(10_700));
+        assert_eq!(never_answered.deadline(), Some(Monotonic(10_800)));
+    }
+
+    #[test]
     fn nothing_said_later_can_un_end_a_session() {
         let mut lease = running_since(0);
         // The timer has not fired, and the word comes in a moment too late.
@@ -440,6 +460,21 @@ mod tests {
         );
         assert_eq!(ending(&lease).reason, EndReason::TimedOut);
         assert_eq!(lease.deadline(), Some(Monotonic(60_800)));
+    }
+
+    #[test]
+    fn what_comes_after_the_last_moment_comes_too_late_though_no_timer_has_fired() {
+        let mut stopped = running_since(0);
+        let ending_late = Ending::plain(EndReason::Cancelled);
+        let stop = ServerMessage::Stop {
+            ending: ending_late,
+        };
+        stopped.heard(&stop, Monotonic(60_000));
+        assert_eq!(ending(&stopped).reason, EndReason::TimedOut);
+        assert_eq!(stopped.deadline(), Some(Monotonic(60_800)));
+        let mut answers = Lease::new(TERMS, Monotonic(0));
+        answers.app_answered(upstream(), Monotonic(10_000));
+        assert_eq!(ending(&answers).reason, EndReason::Failed);
     }
 
     #[test]
@@ -493,6 +528,26 @@ mod tests {
         assert_eq!(status.held_ms, Millis(60_905));
         assert_eq!(ending(&lease).reason, EndReason::TimedOut);
         assert!(lease.is_over());
+    }
+
+    #[test]
+    fn an_agent_paused_while_its_tree_goes_bills_no_more_than_it_saw() {
+        let killed_at_5 = || {
+            let mut lease = running_since(0);
+            lease.app_exited(Exit::Status(0), None, Monotonic(5));
+            lease
+        };
+        let held = |lease: &Lease| lease.status(Monotonic(3_600_000)).held_ms;
+        let mut in_time = killed_at_5();
+        in_time.tree_gone(Monotonic(505));
+        assert_eq!(held(&in_time), Millis(505));
+        let mut late = killed_at_5();
+        late.tree_gone(Monotonic(3_600_000));
+        assert_eq!(held(&late), Millis(5));
+        // Whoever killed it in the agent's place knows when.
+        let mut watched = killed_at_5();
+        watched.ended_by_watch(Monotonic(700));
+        assert_eq!(held(&watched), Millis(700));
     }
 
     #[test]

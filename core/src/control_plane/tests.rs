@@ -129,6 +129,10 @@ impl World {
         self.commit()
     }
 
+    fn launched(&mut self, number: u128, outcome: LaunchOutcome) {
+        self.plane.launched(id(number), outcome, self.now());
+    }
+
     fn after(&mut self, span: Millis) -> Vec<Command> {
         self.ms += span.0;
         self.plane.advance(self.now());
@@ -382,8 +386,10 @@ fn silence_is_looked_into_and_then_ends_at_the_last_proof_of_life() {
         ..
     } = Limits::default();
     world.create_plain(1);
+    world.launched(1, LaunchOutcome::Started);
     world.heard(1, &running(4_000, 0, 15));
     assert_eq!(launched(&world.after(relaunch_after)), [id(1)]);
+    world.launched(1, LaunchOutcome::Failed("no such host".into()));
     world.after(lost_after.minus(relaunch_after));
     assert_eq!(reason(world.stored(1)), EndReason::Lost);
     assert_eq!(world.stored(1).gpu_event.held(), Millis(4_000));
@@ -416,6 +422,37 @@ fn an_agent_that_lives_but_cannot_be_heard_is_not_lost() {
     }
     assert!(world.ms > lost_after.0);
     assert!(world.stored(1).is_open());
+}
+
+#[test]
+fn no_session_is_lost_before_somebody_has_looked_for_it() {
+    let mut world = World::new(1);
+    let Limits { lost_after, .. } = Limits::default();
+    world.create_plain(1);
+    world.launched(1, LaunchOutcome::Started);
+    world.heard(1, &running(0, 0, 15));
+    // The server itself stood still, or its store refused to have a launch on record.
+    assert_eq!(launched(&world.after(lost_after)), [id(1)]);
+    // A launcher takes its time. While it does it is not asked again.
+    assert_eq!(launched(&world.after(lost_after)), []);
+    assert!(world.stored(1).is_open());
+    world.launched(1, LaunchOutcome::Failed("no such host".into()));
+    world.after(CALL_BACK_WITHIN);
+    assert_eq!(reason(world.stored(1)), EndReason::Lost);
+}
+
+#[test]
+fn a_launch_that_fails_while_another_is_under_way_ends_nothing() {
+    let mut world = World::new(1);
+    let Limits { relaunch_after, .. } = Limits::default();
+    world.create_plain(1);
+    assert_eq!(launched(&world.after(relaunch_after)), [id(1)]);
+    world.launched(1, LaunchOutcome::Failed("no room".into()));
+    world.commit();
+    assert!(world.stored(1).is_open());
+    world.launched(1, LaunchOutcome::Failed("still no room".into()));
+    world.commit();
+    assert_eq!(reason(world.stored(1)), EndReason::Failed);
 }
 
 #[test]
@@ -550,18 +587,18 @@ fn only_an_admin_makes_keys_for_others() {
 #[test]
 fn an_agent_that_started_late_has_its_time_to_call() {
     let mut world = World::new(1);
-    let Limits { lost_after, .. } = Limits::default();
+    let Limits {
+        relaunch_after,
+        lost_after,
+        ..
+    } = Limits::default();
     world.create_plain(1);
-    world.after(lost_after.minus(Millis(1)));
-    world
-        .plane
-        .launched(id(1), LaunchOutcome::Started, world.now());
+    world.ms = relaunch_after.minus(Millis(1)).0;
+    world.launched(1, LaunchOutcome::Started);
     world.after(lost_after.minus(Millis(1)));
     assert!(world.stored(1).is_open());
     // One that starts again and again and never calls is given up all the same.
-    world
-        .plane
-        .launched(id(1), LaunchOutcome::Started, world.now());
+    world.launched(1, LaunchOutcome::Started);
     world.after(Millis(1));
     assert_eq!(reason(world.stored(1)), EndReason::Failed);
 }

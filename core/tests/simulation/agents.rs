@@ -1,5 +1,5 @@
 //! Agents and their apps, as the real ones behave: the lease is the core's own; the
-//! rest is what the agent's shell does with it.
+//! rest is what the agent's shell and the session's first process do with it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -8,6 +8,8 @@ use dwell_core::lease::{Command, Exit, Lease, Terms};
 use dwell_core::protocol::{AgentPhase, AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::{Millis, Monotonic};
+
+use crate::promise::Promise;
 
 /// After its agent is killed a tree is gone within this.
 pub const ORPHAN_MS: u64 = 2_000;
@@ -33,15 +35,37 @@ pub struct Site {
     pub nature: AppNature,
     pub agent: Option<Agent>,
     pub incarnations: u32,
-    pub starts: u32,
     pub journal: Option<Journal>,
-    /// The app's processes, since this true moment; none when they are gone.
-    pub tree_since: Option<u64>,
+    /// How many trees were begun here; also the last one's number.
+    pub trees: u32,
+    pub tree: Option<Tree>,
     pub partitioned_until: u64,
     /// What the agent's clock read at the true beginning of time.
     pub clock_base: u64,
-    /// What the tree really held, once it is gone.
-    pub truly_held_ms: Option<u64>,
+    /// What all trees that are gone truly held, together.
+    pub truly_held_ms: u64,
+    /// What the last of them did.
+    pub last_held_ms: u64,
+    /// The agent could see when that was.
+    pub last_end_was_seen: bool,
+    /// What the launcher said last: that the host cannot be reached.
+    pub host_was_away: bool,
+    /// Its session was given up while the tree was on a host that could not be
+    /// reached: the GPU counts as gone with the host.
+    pub is_given_up: bool,
+}
+
+/// An app's processes.
+#[derive(Debug)]
+pub struct Tree {
+    pub since: u64,
+    pub promise: Promise,
+    /// When the first process kills all the others, as last told by the agent.
+    pub watch_at: Option<u64>,
+    pub watch_wakes_at: Option<u64>,
+    pub killed_by_watch: bool,
+    /// Its agent or its host did not run for a while.
+    pub stood_still: bool,
 }
 
 /// What an agent put down.
@@ -57,14 +81,30 @@ pub struct Journal {
 pub struct Agent {
     pub incarnation: u32,
     pub mind: Mind,
+    pub wakes_at: Option<u64>,
+    pub is_paused: bool,
+    /// The tree went while the agent was paused.
+    missed: Option<Missed>,
+}
+
+impl Agent {
+    const fn keeps_a_lease(&self) -> bool {
+        matches!(self.mind, Mind::Keeps(_))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Missed {
+    gone_at: u64,
+    by_watch: bool,
 }
 
 #[derive(Debug)]
 pub enum Mind {
     /// Keeps its session's lease.
     Keeps(Box<Lease>),
-    /// Waits for what an earlier agent left to be gone.
-    CleansUp,
+    /// Waits for what an earlier agent left to be gone; then this is told.
+    CleansUp { status: AgentStatus },
     /// Tells the end until it is heard.
     Tells {
         status: AgentStatus,
@@ -81,6 +121,26 @@ pub enum Wish {
 }
 
 impl Site {
+    pub fn new(gpu: GpuId, terms: Terms, nature: AppNature, clock_base: u64) -> Self {
+        Self {
+            gpu,
+            terms,
+            nature,
+            agent: None,
+            incarnations: 0,
+            journal: None,
+            trees: 0,
+            tree: None,
+            partitioned_until: 0,
+            clock_base,
+            truly_held_ms: 0,
+            last_held_ms: 0,
+            last_end_was_seen: false,
+            host_was_away: false,
+            is_given_up: false,
+        }
+    }
+
     pub fn clock(&self, now: u64) -> Monotonic {
         Monotonic(self.clock_base + now)
     }
@@ -90,47 +150,73 @@ impl Site {
     }
 
     /// A launcher starts an agent. Says whether it starts the app too.
-    pub fn start_agent(&mut self, terms: Terms, now: u64) -> bool {
-        self.incarnations += 1;
-        let (mind, starts_app) = match &self.journal {
-            None => {
+    pub fn start_agent(&mut self, terms: Terms, may_begin: bool, now: u64) -> bool {
+        let begins = self.journal.is_none() && may_begin;
+        let mind = match &self.journal {
+            None if may_begin => {
                 self.terms = terms;
                 self.journal = Some(Journal {
                     began: now,
                     last_proof: now,
                     ..Journal::default()
                 });
-                self.starts += 1;
-                self.tree_since = Some(now);
-                (
-                    Mind::Keeps(Box::new(Lease::new(terms, self.clock(now)))),
-                    true,
-                )
+                self.trees += 1;
+                self.tree = Some(Tree {
+                    since: now,
+                    promise: Promise::new(terms, now),
+                    watch_at: None,
+                    watch_wakes_at: None,
+                    killed_by_watch: false,
+                    stood_still: false,
+                });
+                Mind::Keeps(Box::new(Lease::new(terms, self.clock(now))))
             }
+            None => Mind::CleansUp {
+                status: ended(Millis::ZERO, None, "What its host kept of it was lost"),
+            },
             Some(Journal {
                 ended: Some(status),
                 ..
-            }) => {
-                let gives_up_at = now + REPORT_FOR_MS;
-                (
-                    Mind::Tells {
-                        status: status.clone(),
-                        gives_up_at,
-                    },
-                    false,
-                )
-            }
-            Some(Journal { ended: None, .. }) => (Mind::CleansUp, false),
+            }) => Mind::Tells {
+                status: status.clone(),
+                gives_up_at: now + REPORT_FOR_MS,
+            },
+            Some(journal) => Mind::CleansUp {
+                status: ended(
+                    Millis(journal.last_proof - journal.began),
+                    journal
+                        .answered
+                        .map(|at| Millis(journal.last_proof.saturating_sub(at))),
+                    "Its agent was killed, and the app with it",
+                ),
+            },
         };
+        self.incarnations += 1;
         self.agent = Some(Agent {
             incarnation: self.incarnations,
             mind,
+            wakes_at: None,
+            is_paused: false,
+            missed: None,
         });
-        starts_app
+        begins
+    }
+
+    /// Does the agent neither hear nor do anything now? It is paused; or it is past
+    /// the last moment and waits for what was done in its place.
+    pub fn agent_stands_still(&self, now: u64) -> bool {
+        let catches_up = self
+            .tree
+            .as_ref()
+            .and_then(|tree| tree.watch_at)
+            .is_some_and(|at| at < now);
+        self.agent
+            .as_ref()
+            .is_some_and(|agent| agent.is_paused || catches_up)
     }
 
     /// Let the lease take something in, if there is one.
-    pub fn with_lease(&mut self, now: u64, take_in: impl FnOnce(&mut Lease, Monotonic)) {
+    fn with_lease(&mut self, now: u64, take_in: impl FnOnce(&mut Lease, Monotonic)) {
         let clock = self.clock(now);
         if let Some(Agent {
             mind: Mind::Keeps(lease),
@@ -141,63 +227,110 @@ impl Site {
         }
     }
 
+    /// What an agent that keeps a lease is told or sees changes what its tree was
+    /// promised.
+    fn with_promise(&mut self, change: impl FnOnce(&mut Promise)) {
+        if let Some(tree) = &mut self.tree
+            && self.agent.as_ref().is_some_and(Agent::keeps_a_lease)
+        {
+            change(&mut tree.promise);
+        }
+    }
+
     pub fn app_answers(&mut self, now: u64) {
         if let Some(journal) = &mut self.journal {
             journal.answered.get_or_insert(now);
         }
+        self.with_promise(|promise| promise.app_answered(now));
         self.with_lease(now, |lease, clock| {
             lease.app_answered(Self::upstream(), clock)
         });
     }
 
     pub fn app_exits(&mut self, exit: Exit, now: u64) {
+        self.with_promise(|promise| promise.app_exited(now));
         self.with_lease(now, |lease, clock| lease.app_exited(exit, None, clock));
     }
 
     pub fn prove_life(&mut self, now: u64) {
-        let keeps = matches!(
-            &self.agent,
-            Some(Agent {
-                mind: Mind::Keeps(_),
-                ..
-            })
-        );
-        if let (true, Some(journal)) = (keeps, &mut self.journal) {
+        if let Some(journal) = &mut self.journal
+            && self.agent.as_ref().is_some_and(Agent::keeps_a_lease)
+        {
             journal.last_proof = now;
+        }
+    }
+
+    /// Somebody stops the agent's process.
+    pub fn pause(&mut self) {
+        if let Some(agent) = &mut self.agent {
+            agent.is_paused = true;
+        }
+        if let Some(tree) = &mut self.tree {
+            tree.stood_still = true;
+        }
+    }
+
+    pub fn host_goes_on(&mut self, now: u64) {
+        if let Some(tree) = &mut self.tree {
+            tree.stood_still = true;
+            tree.promise.host_went_on(now);
+        }
+    }
+
+    /// The agent's process goes on; what it missed comes before all else.
+    pub fn go_on(&mut self, now: u64) {
+        let Some(agent) = &mut self.agent else { return };
+        agent.is_paused = false;
+        if let Some(missed) = agent.missed.take() {
+            self.see_the_end(missed, now);
         }
     }
 
     /// The last process is gone; whoever is there takes note.
     pub fn tree_is_gone(&mut self, now: u64) {
-        if let Some(since) = self.tree_since.take() {
-            self.truly_held_ms = Some(now - since);
+        let Some(tree) = self.tree.take() else { return };
+        self.last_held_ms = now - tree.since;
+        self.truly_held_ms += self.last_held_ms;
+        self.last_end_was_seen = tree.killed_by_watch || !tree.stood_still;
+        let missed = Missed {
+            gone_at: now,
+            by_watch: tree.killed_by_watch,
+        };
+        match &mut self.agent {
+            Some(agent) if agent.is_paused => agent.missed = Some(missed),
+            Some(_) => self.see_the_end(missed, now),
+            None => {}
         }
-        self.with_lease(now, |lease, clock| lease.tree_gone(clock));
-        self.settle(now);
+    }
+
+    fn see_the_end(&mut self, missed: Missed, now: u64) {
+        let gone_at = self.clock(missed.gone_at);
+        self.with_lease(now, |lease, clock| {
+            if missed.by_watch {
+                lease.ended_by_watch(gone_at);
+            } else {
+                lease.tree_gone(clock);
+            }
+        });
+    }
+
+    /// The agent dies; its app is gone soon after.
+    pub fn kill_agent(&mut self, now: u64) {
+        self.with_promise(|promise| promise.agent_killed(now));
+        self.agent = None;
     }
 
     /// Put down an end that has come, and turn to telling it.
     pub fn settle(&mut self, now: u64) {
         let clock = self.clock(now);
         let Some(agent) = &mut self.agent else { return };
-        let Some(journal) = &mut self.journal else {
-            return;
-        };
         let status = match &agent.mind {
+            _ if agent.is_paused => return,
             Mind::Keeps(lease) if lease.is_over() => lease.status(clock),
-            Mind::CleansUp if self.tree_since.is_none() => AgentStatus {
-                held_ms: Millis(journal.last_proof - journal.began),
-                granted_ms: Millis::ZERO,
-                phase: AgentPhase::Ended {
-                    ending: Ending::failed("Its agent was killed, and the app with it".into()),
-                    running_ms: journal
-                        .answered
-                        .map(|at| Millis(journal.last_proof.saturating_sub(at))),
-                },
-            },
-            Mind::Keeps(_) | Mind::CleansUp | Mind::Tells { .. } => return,
+            Mind::CleansUp { status } if self.tree.is_none() => status.clone(),
+            Mind::Keeps(_) | Mind::CleansUp { .. } | Mind::Tells { .. } => return,
         };
-        journal.ended = Some(status.clone());
+        self.journal.get_or_insert_default().ended = Some(status.clone());
         agent.mind = Mind::Tells {
             status,
             gives_up_at: now + REPORT_FOR_MS,
@@ -227,22 +360,47 @@ impl Site {
     pub fn status(&self, now: u64) -> Option<AgentStatus> {
         match &self.agent.as_ref()?.mind {
             Mind::Keeps(lease) => Some(lease.status(self.clock(now))),
-            Mind::CleansUp => None,
+            Mind::CleansUp { .. } => None,
             Mind::Tells { status, .. } => Some(status.clone()),
         }
     }
 
-    /// When the lease must be looked at next.
-    pub fn deadline(&self) -> Option<u64> {
-        match &self.agent.as_ref()?.mind {
-            Mind::Keeps(lease) => Some(lease.deadline()?.0.saturating_sub(self.clock_base)),
-            Mind::CleansUp => None,
-            Mind::Tells { gives_up_at, .. } => Some(*gives_up_at),
+    /// When the agent must look at its clock next, unless it knows already.
+    pub fn next_wake(&mut self) -> Option<u64> {
+        let clock_base = self.clock_base;
+        let agent = self.agent.as_mut()?;
+        let at = match &agent.mind {
+            Mind::Keeps(lease) => lease.deadline()?.0.saturating_sub(clock_base),
+            Mind::CleansUp { .. } => return None,
+            Mind::Tells { gives_up_at, .. } => *gives_up_at,
+        };
+        is_sooner(&mut agent.wakes_at, at)
+    }
+
+    /// The agent tells the first process its last moment. When must that look at its
+    /// clock next, unless it knows already?
+    pub fn next_watch(&mut self) -> Option<u64> {
+        let clock_base = self.clock_base;
+        if let (
+            Some(tree),
+            Some(Agent {
+                mind: Mind::Keeps(lease),
+                is_paused: false,
+                ..
+            }),
+        ) = (&mut self.tree, &self.agent)
+        {
+            tree.watch_at = lease
+                .kill_at_latest()
+                .map(|moment| moment.0.saturating_sub(clock_base));
+            return is_sooner(&mut tree.watch_wakes_at, tree.watch_at?);
         }
+        None
     }
 
     /// The server says something; an agent that has told its end may go.
     pub fn hear(&mut self, message: &ServerMessage, now: u64) {
+        self.with_promise(|promise| promise.told(message, now));
         self.with_lease(now, |lease, clock| lease.heard(message, clock));
         let tells = matches!(
             &self.agent,
@@ -257,6 +415,9 @@ impl Site {
     }
 
     pub fn advance(&mut self, now: u64) {
+        if let Some(agent) = &mut self.agent {
+            agent.wakes_at = None;
+        }
         self.with_lease(now, |lease, clock| lease.advance(clock));
         if let Some(Agent {
             mind: Mind::Tells { gives_up_at, .. },
@@ -267,4 +428,24 @@ impl Site {
             self.agent = None;
         }
     }
+}
+
+fn ended(held_ms: Millis, running_ms: Option<Millis>, why: &str) -> AgentStatus {
+    AgentStatus {
+        held_ms,
+        granted_ms: Millis::ZERO,
+        phase: AgentPhase::Ended {
+            ending: Ending::failed(why.to_owned()),
+            running_ms,
+        },
+    }
+}
+
+/// `at`, if nothing is set for as early as that; then it is set.
+pub fn is_sooner(set: &mut Option<u64>, at: u64) -> Option<u64> {
+    if set.is_some_and(|set| set <= at) {
+        return None;
+    }
+    *set = Some(at);
+    Some(at)
 }

@@ -3,10 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::gpu::GpuId;
-use dwell_core::metering::Span;
-use dwell_core::session::{EndReason, Session, State};
+use dwell_core::id::SessionId;
+use dwell_core::metering::{Period, Span, usage_by_type};
+use dwell_core::pricing::MicroDollars;
+use dwell_core::protocol::AgentPhase;
+use dwell_core::session::{Session, State};
+use dwell_core::time::Millis;
 
+use super::agents::Site;
 use super::world::{LIMITS, PORTS, World};
+
+/// An agent that is paused while it waits for the last process to go may take it to be
+/// there for as long as it would not have looked anyway.
+const UNSEEN_MS: u64 = 500;
 
 type Checked = Result<(), String>;
 
@@ -18,11 +27,8 @@ macro_rules! ensure {
     };
 }
 
-/// All that can be seen at one instant.
+/// All that can be seen of the server at one instant.
 pub fn check(world: &World) -> Checked {
-    one_gpu_has_one_live_tree(world)?;
-    an_app_is_started_once_at_most(world)?;
-    acknowledged_requests_hold(world)?;
     let Some(plane) = &world.plane else {
         return Ok(());
     };
@@ -34,53 +40,81 @@ pub fn check(world: &World) -> Checked {
     what_is_held_in_memory_is_what_is_on_record(world, &open)
 }
 
-fn one_gpu_has_one_live_tree(world: &World) -> Checked {
-    let mut busy = BTreeMap::new();
-    for (id, site) in world
-        .sites
-        .iter()
-        .filter(|(_, site)| site.tree_since.is_some())
-    {
-        if let Some(other) = busy.insert(&site.gpu, id) {
-            return Err(format!("{} has processes of {id} and of {other}", site.gpu));
-        }
-    }
+/// An agent starts an app, for which it was launched when an agent had been heard of
+/// on record, or had not.
+pub fn check_start(world: &World, id: SessionId, was_heard_of: bool) -> Checked {
+    let Some(site) = world.sites.get(&id) else {
+        return Ok(());
+    };
+    an_app_is_started_once_at_most(id, site, was_heard_of)?;
+    ensure!(
+        world.store.sessions.get(&id).is_some_and(Session::is_open),
+        "{id} is started after its end"
+    );
+    one_gpu_has_one_live_tree(world, id, site)
+}
+
+/// The one exception: a tree whose session was given up while its host could not be
+/// reached. Of such a host nothing can be proven, its GPU counts as gone with it, and
+/// what it brings back when it returns is told to stop.
+fn one_gpu_has_one_live_tree(world: &World, id: SessionId, site: &Site) -> Checked {
+    let other = world.sites.iter().find(|(other, theirs)| {
+        **other != id && theirs.gpu == site.gpu && theirs.tree.is_some() && !theirs.is_given_up
+    });
+    ensure!(
+        other.is_none(),
+        "{} has processes of {id} and of {:?}",
+        site.gpu,
+        other.map(|(other, _)| other)
+    );
     Ok(())
 }
 
-fn an_app_is_started_once_at_most(world: &World) -> Checked {
-    for (id, site) in &world.sites {
-        ensure!(site.starts <= 1, "{id} was started {} times", site.starts);
-    }
+/// The one exception: no agent had ever been heard of when the launch was asked for,
+/// and its host has lost every trace of an earlier one. Who could know then?
+fn an_app_is_started_once_at_most(id: SessionId, site: &Site, was_heard_of: bool) -> Checked {
+    ensure!(
+        site.trees == 1 || !was_heard_of,
+        "{id} was started {} times, though it had been heard of",
+        site.trees
+    );
     Ok(())
 }
 
 /// Whatever crashed since: what was created is there, what was granted is granted,
 /// what was cancelled is ending or has ended.
-fn acknowledged_requests_hold(world: &World) -> Checked {
-    for (id, acknowledged) in &world.acknowledged {
-        let session = world.store.sessions.get(id);
-        let Some(session) = session else {
-            return Err(format!("{id} was acknowledged and is gone"));
-        };
-        ensure!(session.owner == acknowledged.owner, "{id} changed hands");
-        ensure!(
-            session.granted_ms >= acknowledged.granted,
-            "{id} was granted {} and has {}",
-            acknowledged.granted,
-            session.granted_ms
-        );
-        let ends = matches!(session.state, State::Stopping { .. } | State::Ended { .. });
-        ensure!(
-            !acknowledged.cancelled || ends,
-            "{id} was cancelled and is {:?}",
-            session.state
-        );
-        let started = world.sites.get(id).map_or(0, |site| site.starts);
-        ensure!(
-            !acknowledged.cancelled_in_queue || started == 0,
-            "{id} was cancelled while it waited and was started later"
-        );
+pub fn acknowledged_requests_hold(world: &World, id: SessionId) -> Checked {
+    let Some(acknowledged) = world.acknowledged.get(&id) else {
+        return Ok(());
+    };
+    let Some(session) = world.store.sessions.get(&id) else {
+        return Err(format!("{id} was acknowledged and is gone"));
+    };
+    ensure!(session.owner == acknowledged.owner, "{id} changed hands");
+    ensure!(
+        session.granted_ms >= acknowledged.granted,
+        "{id} was granted {} and has {}",
+        acknowledged.granted,
+        session.granted_ms
+    );
+    let ends = matches!(session.state, State::Stopping { .. } | State::Ended { .. });
+    ensure!(
+        !acknowledged.cancelled || ends,
+        "{id} was cancelled and is {:?}",
+        session.state
+    );
+    let started = world.sites.get(&id).map_or(0, |site| site.trees);
+    ensure!(
+        !acknowledged.cancelled_in_queue || started == 0,
+        "{id} was cancelled while it waited and was started later"
+    );
+    Ok(())
+}
+
+/// All that was acknowledged in a whole schedule is on record at its end.
+pub fn everything_acknowledged_is_there(world: &World) -> Checked {
+    for id in world.acknowledged.keys() {
+        acknowledged_requests_hold(world, *id)?;
     }
     for (machine, version) in &world.acknowledged_versions {
         ensure!(
@@ -91,6 +125,43 @@ fn acknowledged_requests_hold(world: &World) -> Checked {
     for key in &world.acknowledged_keys {
         ensure!(world.store.keys.contains_key(key), "key {key} is gone");
     }
+    Ok(())
+}
+
+/// What a bill says altogether is what its events say one by one, to the
+/// micro-dollar; and no time is lost or counted twice where a bill begins and ends.
+pub fn the_bill_adds_up(world: &World) -> Checked {
+    let events = || {
+        let sessions = world.store.sessions.values();
+        sessions.map(|session| (&session.gpu_type, &session.gpu_event))
+    };
+    let totals = usage_by_type(events(), Period::default());
+    let cost: MicroDollars = totals.values().map(|usage| usage.cost).sum();
+    let costs: MicroDollars = events().map(|(_, event)| event.cost()).sum();
+    ensure!(cost == costs, "{costs:?} was spent and {cost:?} is billed");
+
+    let held = |period| -> u64 {
+        let totals = usage_by_type(events(), period);
+        totals.values().map(|usage| usage.held.0).sum()
+    };
+    let some_midnight = events().filter_map(|(_, event)| event.end()).next();
+    let (before, after) = (
+        Period {
+            from: None,
+            until: some_midnight,
+        },
+        Period {
+            from: some_midnight,
+            until: None,
+        },
+    );
+    let together = events().map(|(_, event)| event.held().0).sum::<u64>();
+    ensure!(
+        some_midnight.is_none() || held(before) + held(after) == together,
+        "{together} ms were held and {} + {} ms are billed",
+        held(before),
+        held(after)
+    );
     Ok(())
 }
 
@@ -169,12 +240,7 @@ fn what_is_held_in_memory_is_what_is_on_record(world: &World, open: &[&Session])
     if !world.at_rest {
         return Ok(());
     }
-    let stored: Vec<&Session> = world
-        .store
-        .sessions
-        .values()
-        .filter(|session| session.is_open())
-        .collect();
+    let stored: Vec<&Session> = world.store.open().collect();
     ensure!(
         *open == stored,
         "in memory: {open:?}\non record: {stored:?}"
@@ -218,7 +284,6 @@ pub fn check_change(world: &World, before: Option<&Session>, after: &Session) ->
         after.id
     );
     event_is_true(world, after)?;
-    // For a lost one the launcher has found no agent: with it the tree was gone.
     tree_is_gone(world, after)
 }
 
@@ -260,16 +325,21 @@ fn event_is_true(world: &World, ended: &Session) -> Checked {
         ended.id,
         event.cost()
     );
-    let site = world.sites.get(&ended.id);
-    let truly_held = site.and_then(|site| {
-        site.truly_held_ms
-            .or_else(|| site.tree_since.map(|since| world.now - since))
+    let held = event.held().0;
+    let truly_held = world.sites.get(&ended.id).map_or(0, |site| {
+        let of_live_tree = site.tree.as_ref().map_or(0, |tree| world.now - tree.since);
+        site.truly_held_ms + of_live_tree
     });
     ensure!(
-        event.held().0 <= truly_held.unwrap_or(0),
-        "{} is billed {} and held its GPU for {truly_held:?} ms",
-        ended.id,
-        event.held()
+        held <= truly_held + UNSEEN_MS,
+        "{} is billed {held} ms and held its GPU for {truly_held} ms",
+        ended.id
+    );
+    let proven = world.proven.get(&ended.id).map_or(0, |proven| proven.0);
+    ensure!(
+        held >= proven,
+        "{} is billed {held} ms and has proven {proven} ms",
+        ended.id
     );
     if let (Some(start), Some(gpu)) = (event.start(), &event.gpu)
         && let Some((last, end)) = world.last_events.get(gpu)
@@ -283,38 +353,56 @@ fn event_is_true(world: &World, ended: &Session) -> Checked {
     Ok(())
 }
 
+/// Or its host could not be reached when it was last looked for (see
+/// [`one_gpu_has_one_live_tree`]); or it is an app that was started anew since nobody
+/// could know better (see [`an_app_is_started_once_at_most`]), whose agent is as little
+/// heard of as the first.
 fn tree_is_gone(world: &World, ended: &Session) -> Checked {
     let Some(site) = world.sites.get(&ended.id) else {
         return Ok(());
     };
     ensure!(
-        site.tree_since.is_none(),
+        site.tree.is_none() || site.host_was_away || site.trees > 1,
         "{} has ended and its processes are there",
         ended.id
     );
     Ok(())
 }
 
-/// An agent ended a session that ran for so long, by its own clock.
-pub fn check_lease(
-    id: &str,
-    reason: EndReason,
-    granted_ms: u64,
-    ran_ms: u64,
-    gone_after_ms: u64,
-) -> Checked {
-    if reason == EndReason::TimedOut {
-        ensure!(
-            ran_ms >= granted_ms,
-            "{id} was ended {} ms early",
-            granted_ms - ran_ms
-        );
-    }
-    let allowed = granted_ms + LIMITS.grace.0 + 50;
+/// The last process of a session is gone.
+pub fn check_end(world: &World, id: SessionId, site: &Site) -> Checked {
+    let Some(tree) = &site.tree else {
+        return Ok(());
+    };
+    let gone_by = tree.promise.gone_by();
     ensure!(
-        gone_after_ms <= allowed,
-        "{id} outlived its lease by {} ms",
-        gone_after_ms - granted_ms
+        world.now <= gone_by,
+        "{id} outlived its time by {} ms",
+        world.now - gone_by
+    );
+    ensure!(
+        !tree.promise.goes_on(world.now),
+        "{id} was ended before its time was up"
+    );
+    Ok(())
+}
+
+/// The last process is gone, and the agent knows how long the GPU was held.
+pub fn what_is_told_is_true(world: &World, id: SessionId, site: &Site) -> Checked {
+    let Some(status) = site.status(world.now) else {
+        return Ok(());
+    };
+    let AgentPhase::Ended { .. } = &status.phase else {
+        return Ok(());
+    };
+    let (told, held) = (status.held_ms.0, site.last_held_ms);
+    // One that knows of no terms tells what another left.
+    let is_own = status.granted_ms != Millis::ZERO;
+    let is_exact = is_own && site.last_end_was_seen;
+    let at_most = if is_own { held + UNSEEN_MS } else { held };
+    ensure!(
+        told == held || !is_exact && told <= at_most,
+        "{id} says it held {told} ms and held {held} ms"
     );
     Ok(())
 }

@@ -1,0 +1,225 @@
+use super::*;
+
+impl World {
+    pub(super) fn fault(&mut self) {
+        if self.calm {
+            return;
+        }
+        let wait = self.random.u64(500..120_000) / self.haste;
+        self.at(wait, Event::Fault);
+        let alive: Vec<SessionId> = self
+            .sites
+            .iter()
+            .filter(|(_, site)| site.agent.is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        match (self.random.u8(0..18), self.pick(&alive).copied()) {
+            (0, _) if self.plane.is_some() => self.crash("at rest"),
+            (1, _) if self.plane.is_some() => self.server_stops(),
+            (2, _) if self.plane.is_some() => self.server_is_replaced(),
+            (3, _) if self.plane.is_some() && self.chance(1, 3) => self.server_ends_sessions(),
+            (4, _) => self.clock_steps(),
+            (5, _) if !self.store_refuses => self.store_refuses(),
+            (6, _) => {
+                self.launcher_broken_until = self.now + self.random.u64(1_000..200_000);
+                self.say("the launcher is broken");
+            }
+            (7 | 8, Some(id)) => self.agent_is_killed(id),
+            (9 | 10, Some(id)) => self.network_is_cut(id),
+            (11 | 12, Some(id)) => self.agent_is_paused(id),
+            (13 | 14, _) => self.host_stands_still(),
+            (15, _) => self.host_loses_what_it_kept(),
+            (16, _) if self.plane.is_some() && self.server_missed.is_none() => {
+                self.everything_sleeps();
+            }
+            _ => {}
+        }
+    }
+
+    fn clock_steps(&mut self) {
+        const DAY_MS: i64 = 86_400_000;
+        let by = match self.random.u8(0..4) {
+            0 => DAY_MS,
+            1 => -DAY_MS,
+            _ => self.random.i64(-DAY_MS..DAY_MS),
+        };
+        self.wall_offset += by;
+        let direction = if by < 0 { "back" } else { "forward" };
+        let runs = self
+            .store
+            .open()
+            .any(|session| matches!(session.state, State::Running { .. }));
+        let during = if runs { "a session" } else { "nothing" };
+        self.say(&format!(
+            "the clock steps {direction} during {during}: {by} ms"
+        ));
+    }
+
+    fn store_refuses(&mut self) {
+        self.store_refuses = true;
+        let lasts = if self.chance(1, 3) {
+            self.say("the store refuses for long: its disk is full");
+            self.random.u64(60_000..900_000)
+        } else {
+            self.say("the store refuses");
+            self.random.u64(100..20_000)
+        };
+        self.at(lasts, Event::StoreRecovers);
+    }
+
+    fn agent_is_killed(&mut self, id: SessionId) {
+        self.say(&format!("the agent is killed: {}", short(id)));
+        self.kill_agent(id);
+    }
+
+    fn kill_agent(&mut self, id: SessionId) {
+        let now = self.now;
+        let Some(site) = self.sites.get_mut(&id) else {
+            return;
+        };
+        site.kill_agent(now);
+        let tree = site.trees;
+        let orphaned = self.random.u64(0..ORPHAN_MS);
+        self.at(orphaned, Event::TreeGone { id, tree });
+        self.at(1, Event::HangsUp(id));
+        self.release(id);
+    }
+
+    fn network_is_cut(&mut self, id: SessionId) {
+        self.say(&format!("the network is cut: {}", short(id)));
+        let lasts = self.random.u64(100..300_000);
+        if let Some(site) = self.sites.get_mut(&id) {
+            site.partitioned_until = self.now + lasts;
+        }
+        self.at(1, Event::HangsUp(id));
+    }
+
+    fn agent_is_paused(&mut self, id: SessionId) {
+        let Some(site) = self.sites.get_mut(&id) else {
+            return;
+        };
+        site.pause();
+        let incarnation = site.incarnations;
+        let lasts = if self.random.bool() {
+            self.random.u64(100..5_000)
+        } else {
+            self.random.u64(100..300_000)
+        };
+        self.say(&format!(
+            "the agent is paused for {lasts} ms: {}",
+            short(id)
+        ));
+        self.at(lasts, Event::AgentGoesOn(id, incarnation));
+    }
+
+    fn host_stands_still(&mut self) {
+        let gpus: Vec<GpuId> = self.inventory.iter().map(|gpu| gpu.id.clone()).collect();
+        let lasts = if self.random.bool() {
+            self.random.u64(100..30_000)
+        } else {
+            self.random.u64(30_000..400_000)
+        };
+        if let Some(gpu) = self.pick(&gpus) {
+            self.stand_still(gpu, lasts);
+        }
+    }
+
+    /// Agent, first process and app stop where they are and cannot be reached; the
+    /// host's clock counts on.
+    fn stand_still(&mut self, gpu: &GpuId, lasts: u64) {
+        if !self.away.insert(gpu.clone()) {
+            return;
+        }
+        self.say(&format!("the host of {gpu} stands still for {lasts} ms"));
+        for id in self.sites_on(gpu) {
+            // A network may say so, or nothing may be heard any more.
+            if self.random.bool() {
+                self.at(1, Event::HangsUp(id));
+            }
+        }
+        self.at(lasts, Event::HostGoesOn(gpu.clone()));
+    }
+
+    /// The server, and often all hosts with it, as on a laptop that is shut.
+    fn everything_sleeps(&mut self) {
+        let lasts = self.random.u64(1_000..200_000);
+        self.server_stands_still(lasts);
+        if self.random.bool() {
+            let gpus: Vec<GpuId> = self.inventory.iter().map(|gpu| gpu.id.clone()).collect();
+            for gpu in &gpus {
+                self.stand_still(gpu, lasts);
+            }
+        }
+    }
+
+    pub(super) fn host_goes_on(&mut self, gpu: &GpuId) {
+        self.say(&format!("the host of {gpu} goes on"));
+        let now = self.now;
+        for id in self.sites_on(gpu) {
+            if let Some(site) = self.sites.get_mut(&id) {
+                site.host_goes_on(now);
+            }
+            self.release(id);
+        }
+    }
+
+    fn sites_on(&self, gpu: &GpuId) -> Vec<SessionId> {
+        self.sites
+            .iter()
+            .filter(|(_, site)| site.gpu == *gpu)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// The agent is dead and its journal gone; the app may outlive both for a moment.
+    fn host_loses_what_it_kept(&mut self) {
+        let ids: Vec<SessionId> = self
+            .sites
+            .iter()
+            .filter(|(_, site)| site.journal.is_some() && !self.away.contains(&site.gpu))
+            .map(|(id, _)| *id)
+            .collect();
+        let Some(id) = self.pick(&ids).copied() else {
+            return;
+        };
+        let was_heard_of = self.proven.contains_key(&id);
+        self.kill_agent(id);
+        if let Some(site) = self.sites.get_mut(&id) {
+            site.journal = None;
+        }
+        self.launches_fail(id);
+        if was_heard_of {
+            self.say(&format!("what a host kept is lost: {}", short(id)));
+            return;
+        }
+        self.say(&format!(
+            "what a host kept is lost unheard of: {}",
+            short(id)
+        ));
+        // What nobody had read yet is lost too: nothing of it is left to meet an app
+        // that is started anew.
+        let is_left = |event: &Event| !matches!(event, Event::ToServer(of, _) if *of == id);
+        self.events.retain(|_, event| is_left(event));
+        if let Some(missed) = &mut self.server_missed {
+            missed.retain(is_left);
+        }
+        self.tree_gone(id);
+    }
+
+    /// What was on its way to a host that lost everything arrives nowhere.
+    fn launches_fail(&mut self, of: SessionId) {
+        for (at, event) in std::mem::take(&mut self.events) {
+            let event = match event {
+                Event::Launch(LaunchUnderWay { by, launch, .. }) if launch.session == of => {
+                    Event::Launched {
+                        by,
+                        id: of,
+                        outcome: LaunchOutcome::Failed("Its host lost it".into()),
+                    }
+                }
+                other => other,
+            };
+            self.events.insert(at, event);
+        }
+    }
+}
