@@ -65,34 +65,6 @@ async fn sessions_wait_their_turn_and_see_their_position() {
 }
 
 #[tokio::test]
-async fn a_session_ends_at_its_deadline_though_its_server_is_dead() {
-    let mut server = Server::start(ROOMY);
-    let id = server
-        .api
-        .create_with(json!({"command": app("stubborn.py"), "timeout": 1}))
-        .await;
-    let session = server.api.running(&id).await;
-    let deadline: jiff::Timestamp = session["timeout_end"].as_str().unwrap().parse().unwrap();
-    server.kill();
-    let ids = [id.clone()];
-    let alive = || !super::harness::app_processes(&ids).is_empty();
-    assert!(alive());
-    while alive() {
-        let late = jiff::Timestamp::now().as_millisecond() - deadline.as_millisecond();
-        assert!(late < 1_500, "{late} ms late and still there");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let late = jiff::Timestamp::now().as_millisecond() - deadline.as_millisecond();
-    assert!((0..1_000).contains(&late), "{late} ms late");
-    server.restart();
-    let ended = server.api.ended(&id).await;
-    assert_eq!(ended["end_reason"], "timed_out");
-    let usage = server.api.get("/platform/usage-details").await.json();
-    assert!(usage[0]["end_time"].is_string(), "{usage}");
-    server.nothing_is_left(&ids).await;
-}
-
-#[tokio::test]
 async fn an_extension_moves_the_deadline_and_nothing_else_does() {
     let server = Server::start("[gpus]\nCPU = 2\n[limits]\ntimeout_max_minutes = 10\n");
     let api = &server.api;

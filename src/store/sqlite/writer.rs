@@ -4,6 +4,7 @@
 //! at the price of one. If that transaction fails, each commit is tried alone, so
 //! that none fails for another's reason.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +49,7 @@ impl Writer {
         let transactions = Arc::new(AtomicU64::new(0));
         let mut work = Work {
             connection,
+            identity: identity(&file).map_err(|error| gone(&file, &error))?,
             file: Arc::clone(&file),
             transactions: Arc::clone(&transactions),
             forget_before: None,
@@ -102,6 +104,8 @@ impl Drop for Writer {
 /// What the thread has.
 struct Work {
     connection: Connection,
+    /// Of the file that was opened.
+    identity: Identity,
     file: Arc<Path>,
     transactions: Arc<AtomicU64>,
     /// There may be more to forget than has been yet.
@@ -131,6 +135,12 @@ impl Work {
     }
 
     fn commit(&mut self, batch: Vec<Waiting>) {
+        if let Err(refusal) = self.is_in_place() {
+            for one in batch {
+                let _ = one.done.send(Err(refusal.clone()));
+            }
+            return;
+        }
         let together = self.write(&batch);
         match together {
             Err(error) if batch.len() > 1 && !is_locked(&error) => {
@@ -151,6 +161,16 @@ impl Work {
                     let _ = one.done.send(Err(refusal.clone()));
                 }
             }
+        }
+    }
+
+    /// SQLite would go on writing to a file that was moved or deleted, and what it
+    /// acknowledged would be gone.
+    fn is_in_place(&self) -> Result<(), StoreError> {
+        match identity(&self.file) {
+            Ok(there) if there == self.identity => Ok(()),
+            Ok(_) => Err(gone(&self.file, &"another file is in its place")),
+            Err(error) => Err(gone(&self.file, &error)),
         }
     }
 
@@ -192,6 +212,21 @@ impl Work {
             }
         }
     }
+}
+
+/// A file's device and number on it.
+type Identity = (u64, u64);
+
+fn identity(file: &Path) -> std::io::Result<Identity> {
+    let file = file.metadata()?;
+    Ok((file.dev(), file.ino()))
+}
+
+fn gone(file: &Path, why: &dyn std::fmt::Display) -> StoreError {
+    StoreError(format!(
+        "{} was moved or deleted ({why}); put it back, or restart dwell to begin anew",
+        file.display()
+    ))
 }
 
 fn is_locked(error: &rusqlite::Error) -> bool {
@@ -324,6 +359,7 @@ mod tests {
         let file = dir.path().join("store.db");
         let mut work = Work {
             connection: open_writer(&file).unwrap(),
+            identity: identity(&file).unwrap(),
             file: Arc::from(file.as_path()),
             transactions: Arc::default(),
             forget_before: None,
