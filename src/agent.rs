@@ -10,7 +10,7 @@ mod cgroup;
 mod control;
 mod environment;
 mod init;
-mod journal;
+pub mod journal;
 mod memory;
 mod port;
 mod probe;
@@ -63,6 +63,7 @@ fn run(dir: &SessionDir) -> Result<(), Box<dyn std::error::Error>> {
     };
     failpoint::cross(Point::AgentAfterLock);
     let spec: AgentSpec = serde_json::from_slice(&std::fs::read(dir.agent_spec())?)?;
+    let may_begin = spec.may_begin;
     let (journal, past) = Journal::open(dir, &lock)?;
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,7 +72,8 @@ fn run(dir: &SessionDir) -> Result<(), Box<dyn std::error::Error>> {
     runtime.block_on(async {
         let supervisor = Supervisor::new(dir.clone(), spec, lock, journal);
         match past {
-            Past::None => supervisor.run().await,
+            Past::None if may_begin => supervisor.run().await,
+            Past::None => supervisor.report_past(journal::nothing_is_left()).await,
             Past::Over(status) => supervisor.report_past(status).await,
         }
     });

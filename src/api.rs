@@ -19,12 +19,15 @@ mod session_wire;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use dwell_core::gpu::Inventory;
@@ -40,6 +43,7 @@ use utoipa_axum::routes;
 use self::error::ApiError;
 use crate::data_dir::DataDir;
 use crate::driver::Driver;
+use crate::gate::{self, Gate};
 use crate::keys::KeyRing;
 use crate::store::Store;
 
@@ -50,6 +54,8 @@ pub struct Api {
     pub driver: Driver,
     /// What is on record.
     pub store: Arc<dyn Store>,
+    /// Whether it still answers, or another server does.
+    pub gate: Gate,
     /// By which callers are known.
     pub keys: KeyRing,
     /// Where sessions' logs are.
@@ -122,6 +128,7 @@ fn routes() -> OpenApiRouter<Shared> {
 /// to read it at `/docs`. What it does not know it answers with a 404 in JSON.
 pub fn router(api: Api) -> Router {
     let (routes, document) = routes().split_for_parts();
+    let gate = api.gate.clone();
     let document = Arc::new(document);
     let routes = routes
         .route(
@@ -142,6 +149,12 @@ pub fn router(api: Api) -> Router {
         .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))
         .layer(cross_origin())
         .with_state(Arc::new(api))
+        .layer(from_fn_with_state(gate, gate::pass))
+}
+
+/// Not now: the sentence says why.
+pub(crate) fn unavailable(sentence: &str) -> impl IntoResponse {
+    ApiError::Unavailable(sentence.to_owned())
 }
 
 /// The OpenAPI document, generated from the handlers.

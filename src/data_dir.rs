@@ -4,6 +4,7 @@
 //! DIR/
 //!   lock            held by the server that has the directory
 //!   server.json     where that server listens
+//!   takeover.sock   where it can be asked to give way to another
 //!   admin.key       the first key, mode 0600
 //!   store.db        sessions, machines, keys, GPU events
 //!   sessions/ID/    one session: see `SessionDir`
@@ -58,7 +59,15 @@ fn holder(pid: Option<u32>) -> String {
 /// system when the server dies.
 #[derive(Debug)]
 pub struct DataDirLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DataDirLock {
+    fn drop(&mut self) {
+        // Closing is not enough: an agent that is being started may have the file too,
+        // for the moment until it is another program.
+        drop(self.file.unlock());
+    }
 }
 
 /// What `server.json` says.
@@ -112,7 +121,7 @@ impl DataDir {
         let mut waited = Duration::ZERO;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(DataDirLock { _file: file }),
+                Ok(()) => return Ok(DataDirLock { file }),
                 Err(TryLockError::WouldBlock) if waited < LOCK_PATIENCE => {
                     std::thread::sleep(PAUSE);
                     waited += PAUSE;
@@ -194,6 +203,12 @@ impl DataDir {
     #[must_use]
     pub fn server_file(&self) -> PathBuf {
         self.0.join("server.json")
+    }
+
+    /// Where the running server can be asked to give way to another.
+    #[must_use]
+    pub fn takeover_socket(&self) -> PathBuf {
+        self.0.join("takeover.sock")
     }
 
     /// The first key.

@@ -67,29 +67,62 @@ enum Input {
 pub struct Driver {
     inbox: mpsc::Sender<Input>,
     live: Live,
+    loaded: watch::Receiver<Loaded>,
 }
 
+/// What came of loading, once something has: the sentence says why it failed.
+type Loaded = Option<Result<(), String>>;
+
 impl Driver {
-    /// Drive `plane` until every handle is gone. What it owed when it was last
-    /// stopped is done first.
+    /// Drive what `load` gives until every handle is gone. What it owed when it was
+    /// last stopped is done first. Whatever is asked meanwhile waits.
     #[must_use]
-    pub fn start(plane: ControlPlane, store: Arc<dyn Store>, effects: Effects) -> (Self, Running) {
+    pub fn start<L>(load: L, store: Arc<dyn Store>, effects: Effects) -> (Self, Running)
+    where
+        L: Future<Output = Result<ControlPlane, String>> + Send + 'static,
+    {
         let (inbox, inputs) = mpsc::channel(INBOX_MAX);
-        let live = effects.live().clone();
+        let (report, loaded) = watch::channel(None);
         let driver = Self {
             inbox: inbox.clone(),
-            live,
+            live: effects.live().clone(),
+            loaded,
         };
         let (stop, stopped) = oneshot::channel();
-        let the_loop = Loop {
-            plane,
-            store,
-            effects,
-            inbox: inbox.downgrade(),
-            retry_at: None,
-        };
-        let task = tokio::spawn(the_loop.run(inputs, stopped));
+        let inbox = inbox.downgrade();
+        let task = tokio::spawn(async move {
+            let plane = match load.await {
+                Ok(plane) => plane,
+                Err(why) => {
+                    report.send_replace(Some(Err(why)));
+                    return;
+                }
+            };
+            let mut the_loop = Loop {
+                plane,
+                store,
+                effects,
+                inbox,
+                retry_at: None,
+            };
+            the_loop.republish().await;
+            report.send_replace(Some(Ok(())));
+            the_loop.run(inputs, stopped).await;
+        });
         (driver, Running { stop, task })
+    }
+
+    /// Wait until all that is on record has been taken up.
+    ///
+    /// # Errors
+    /// When it cannot be; the sentence says why.
+    pub async fn loaded(&self) -> Result<(), String> {
+        let mut loaded = self.loaded.clone();
+        let gone = || Err("The server is shutting down".to_owned());
+        match loaded.wait_for(Option::is_some).await {
+            Ok(loaded) => loaded.clone().unwrap_or_else(gone),
+            Err(_) => gone(),
+        }
     }
 
     /// Have the core decide; when this returns `Ok`, what follows is on record.
@@ -121,8 +154,10 @@ impl Driver {
 
     /// An open session as it goes on, each state after its commit. The last state
     /// seen is `Ended`; `None` when it has ended before or never was.
-    #[must_use]
-    pub fn watch(&self, id: SessionId) -> Option<watch::Receiver<Arc<Session>>> {
+    /// The channel closes without it when the driver stops.
+    pub async fn watch(&self, id: SessionId) -> Option<watch::Receiver<Arc<Session>>> {
+        // Before that, one that is open might be taken for one that has ended.
+        let _ = self.loaded().await;
         self.live.watch(id)
     }
 
@@ -163,19 +198,20 @@ impl Loop {
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut stopped: oneshot::Receiver<()>) {
         let mut forget = interval(FORGET_EVERY);
         forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.republish().await;
         let mut batch = Vec::new();
         loop {
             let deadline = self.next_wake();
             tokio::select! {
                 biased;
                 _ = &mut stopped, if !inputs.is_closed() => inputs.close(),
-                taken = inputs.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return },
+                taken = inputs.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { break },
                 () = sleep_until(deadline) => {}
                 _ = forget.tick() => self.plane.forget_old(clock::now()),
             }
             self.step(&mut batch).await;
         }
+        // Whoever watches a session is to look elsewhere.
+        self.effects.live().clear();
     }
 
     /// When something is due although nobody says anything.

@@ -19,6 +19,8 @@ mod pool;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -96,6 +98,8 @@ type Current = watch::Receiver<Option<Arc<Backend>>>;
 
 struct Port {
     current: watch::Sender<Option<Arc<Backend>>>,
+    /// Until it is given away.
+    socket: Option<Arc<TcpListener>>,
     listener: JoinHandle<()>,
     published: Monotonic,
 }
@@ -131,11 +135,16 @@ struct Shared {
     bind: IpAddr,
     keys: KeyRing,
     ports: Mutex<Ports>,
+    /// Set when another gateway takes the visitors from now on: connections are not
+    /// kept past the response that is under way.
+    gives_way: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
 struct Ports {
     by_number: HashMap<u16, Port>,
+    /// Listeners of the gateway before this one, until they are published on.
+    inherited: HashMap<u16, std::net::TcpListener>,
     sweeper: Option<JoinHandle<()>>,
 }
 
@@ -143,11 +152,26 @@ impl Gateway {
     /// A gateway whose ports are on `bind`; `keys` opens private sessions.
     #[must_use]
     pub fn new(bind: IpAddr, keys: KeyRing) -> Self {
+        Self::with_listeners(bind, keys, HashMap::new())
+    }
+
+    /// The same, with the listeners that another gateway gave up, by port.
+    #[must_use]
+    pub fn with_listeners(
+        bind: IpAddr,
+        keys: KeyRing,
+        inherited: HashMap<u16, std::net::TcpListener>,
+    ) -> Self {
+        let ports = Ports {
+            inherited,
+            ..Ports::default()
+        };
         Self {
             shared: Arc::new(Shared {
                 bind,
                 keys,
-                ports: Mutex::default(),
+                ports: Mutex::new(ports),
+                gives_way: Arc::default(),
             }),
         }
     }
@@ -177,14 +201,19 @@ impl Gateway {
                 .send_replace(Some(backend(route, before.as_deref())));
             return Ok(());
         }
-        let listener = listen(SocketAddr::new(self.shared.bind, port))?;
+        let socket = Arc::new(match ports.inherited.remove(&port) {
+            Some(inherited) => TcpListener::from_std(inherited)?,
+            None => listen(SocketAddr::new(self.shared.bind, port))?,
+        });
         let (current, watched) = watch::channel(Some(backend(route, None)));
-        let door = Door::new(port, self.shared.keys.clone(), watched);
-        let listener = tokio::spawn(connection::accept(listener, Arc::new(door)));
+        let gives_way = Arc::clone(&self.shared.gives_way);
+        let door = Door::new(port, self.shared.keys.clone(), watched, gives_way);
+        let listener = tokio::spawn(connection::accept(Arc::clone(&socket), Arc::new(door)));
         ports.by_number.insert(
             port,
             Port {
                 current,
+                socket: Some(socket),
                 listener,
                 published,
             },
@@ -193,6 +222,42 @@ impl Gateway {
             ports.sweeper = Some(tokio::spawn(keep_sweeping(Arc::downgrade(&self.shared))));
         }
         Ok(())
+    }
+
+    /// Let go of inherited listeners that nothing was published on.
+    pub async fn release_inherited(&self) {
+        self.shared.ports.lock().await.inherited.clear();
+    }
+
+    /// Accept no more visitors, and return what another gateway accepts them with.
+    /// Those who are here stay until their exchange, or their upgraded connection,
+    /// ends by itself.
+    ///
+    /// # Errors
+    /// When a listener cannot be shared.
+    pub async fn give_way(&self) -> io::Result<HashMap<u16, std::net::TcpListener>> {
+        self.shared.gives_way.store(true, Ordering::Relaxed);
+        let mut ports = self.shared.ports.lock().await;
+        let mut given = std::mem::take(&mut ports.inherited);
+        for (number, port) in &mut ports.by_number {
+            port.listener.abort();
+            if let Some(socket) = port.socket.take() {
+                let descriptor = socket.as_fd().try_clone_to_owned()?;
+                given.insert(*number, descriptor.into());
+            }
+        }
+        Ok(given)
+    }
+
+    /// Wait until no visitor is left of those who were here when this gateway gave
+    /// way.
+    pub async fn all_left(&self) {
+        let mut ports = self.shared.ports.lock().await;
+        let ports: Vec<Port> = ports.by_number.drain().map(|(_, port)| port).collect();
+        // Each connection holds a receiver, so the last one gone closes the channel.
+        for port in &ports {
+            port.current.closed().await;
+        }
     }
 
     /// Close every port. Exchanges that are under way may finish for a few seconds;
@@ -247,7 +312,7 @@ fn listen(at: SocketAddr) -> io::Result<TcpListener> {
 
 /// A quiet connection may live for days; one whose other end is gone without a word
 /// is noticed within two minutes.
-fn notice_dead_peers(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+fn notice_dead_peers(socket: &impl AsFd) -> io::Result<()> {
     setsockopt(socket, sockopt::KeepAlive, &true)?;
     setsockopt(socket, sockopt::TcpKeepIdle, &60)?;
     setsockopt(socket, sockopt::TcpKeepInterval, &15)?;

@@ -1,16 +1,20 @@
 //! The server: the parts put together, one listener, and the way down.
 
+use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::control_plane::{ControlPlane, Settings, Snapshot};
+use dwell_core::control_plane::{ControlPlane, Settings};
 use dwell_core::id::KeyId;
 use dwell_core::key::Key;
 use dwell_core::owner::{Principal, UserId};
 use dwell_core::ports::PortPool;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::api::{self, Api};
@@ -19,16 +23,23 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
 use crate::failpoint::{self, Point};
+use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::gpus;
 use crate::keys::{self, AgentSecrets, KeyRing};
 use crate::launcher::local::Local;
 use crate::store::sqlite::Sqlite;
 use crate::store::{Store, StoreError};
+use crate::takeover::{Doorbell, Listeners, Successor};
 use crate::tunnel::{Switchboard, Tunnel};
 
 /// How long open requests may take to finish when the server goes.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long a connection is kept for its next request once another server has taken
+/// over.
+const KEEP_IDLE: Duration = Duration::from_secs(10);
+/// What to wait when no connection can be accepted, as when files have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the server could not start: one sentence that names what is wrong and what
 /// to do about it.
@@ -62,26 +73,38 @@ pub struct Server {
     url: String,
     admin_key: String,
     data_dir: DataDir,
+    gate: Gate,
     gateway: Gateway,
+    switchboard: Switchboard,
     driver: Driver,
     driving: Running,
     end_within: Duration,
-    stop: watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<()>,
-    _lock: DataDirLock,
+    listener: Arc<TcpListener>,
+    stance: watch::Sender<Stance>,
+    serving: JoinHandle<()>,
+    doorbell: Option<Doorbell>,
+    lock: DataDirLock,
 }
 
 impl Server {
-    /// Take the data directory, open the store, take up what was going on, listen.
+    /// Take the data directory, open the store, listen, and begin to take up what was
+    /// going on: see [`Server::loaded`]. With listeners of another server's, listen
+    /// with those.
     ///
     /// # Errors
     /// When the directory, the store or the address cannot be had.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(config: Config, inherited: Option<Listeners>) -> Result<Self, StartError> {
         let data_dir = config.data_dir.clone();
         data_dir.create()?;
         let lock = data_dir.hold()?;
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&data_dir.store())?);
-        let (listener, address) = listen(config.listen).await?;
+        let (listener, session_listeners) = match inherited {
+            Some(Listeners { api, sessions }) => (TcpListener::from_std(api), sessions),
+            None => (Ok(listen(config.listen).await?), HashMap::new()),
+        };
+        let cannot_listen = |error| StartError(format!("cannot listen: {error}"));
+        let listener = Arc::new(listener.map_err(cannot_listen)?);
+        let address = listener.local_addr().map_err(cannot_listen)?;
         let url = format!("http://{address}");
 
         let cores = std::thread::available_parallelism()
@@ -93,22 +116,21 @@ impl Server {
         let settings = Settings {
             limits: config.limits.clone(),
             prices: config.prices.clone(),
-            inventory,
+            inventory: inventory.clone(),
             ports: PortPool::new(config.session_ports.clone(), first_port(&config)),
         };
-        let snapshot = store.load().await?;
-        log_what_goes_on(&snapshot);
-        let plane = ControlPlane::recover(settings, snapshot, clock::now());
-        let inventory = plane.settings().inventory.clone();
         let admin_key = first_key(&data_dir)?;
-        let admin_key_hash = keys::hash(&admin_key);
-        // One that was revoked is on record too, and stays revoked.
-        let is_on_record = plane.keys().any(|key| key.hash == admin_key_hash);
-
         let secrets = AgentSecrets::new(store.server_secret().await?);
         let key_ring = KeyRing::default();
+        let admin_key_hash = keys::hash(&admin_key);
+        // One that was revoked is on record too, and stays revoked.
+        let mut is_on_record = false;
+        for key in store.all_keys().await? {
+            is_on_record |= key.hash == admin_key_hash;
+            key_ring.publish(key);
+        }
         let switchboard = Switchboard::default();
-        let gateway = Gateway::new(address.ip(), key_ring.clone());
+        let gateway = Gateway::with_listeners(address.ip(), key_ring.clone(), session_listeners);
         let launcher = Local::new(
             data_dir.clone(),
             secrets.clone(),
@@ -127,7 +149,8 @@ impl Server {
             key_ring.clone(),
             config.access,
         );
-        let (driver, running) = Driver::start(plane, Arc::clone(&store), effects);
+        let load = load(Arc::clone(&store), settings);
+        let (driver, driving) = Driver::start(load, Arc::clone(&store), effects);
         if !is_on_record {
             put_first_key_on_record(&driver, &admin_key).await?;
         }
@@ -135,12 +158,14 @@ impl Server {
         let tunnel = Tunnel {
             driver: driver.clone(),
             secrets,
-            switchboard,
+            switchboard: switchboard.clone(),
             silence_max: Duration::from(config.limits.lost_after),
         };
+        let gate = Gate::default();
         let api = Api {
             driver: driver.clone(),
             store,
+            gate: gate.clone(),
             keys: key_ring,
             data_dir: data_dir.clone(),
             session_host: config.session_host,
@@ -149,21 +174,28 @@ impl Server {
             inventory,
             prices: config.prices,
         };
-        let (stop, stopped) = watch::channel(false);
         let app = api::router(api).merge(tunnel.router());
-        let serving = tokio::spawn(serve(listener, app, stopped));
+        let stance = watch::Sender::new(Stance::Accepting);
+        let serving = tokio::spawn(serve(Arc::clone(&listener), app, stance.subscribe()));
+        let doorbell = Doorbell::hang(&data_dir)
+            .inspect_err(|error| tracing::warn!("no other server can take over: {error}"))
+            .ok();
         tracing::info!("listening on {url}");
         Ok(Self {
             url,
             admin_key,
             data_dir,
+            gate,
             gateway,
+            switchboard,
             driver,
-            driving: running,
+            driving,
             end_within,
-            stop,
+            listener,
+            stance,
             serving,
-            _lock: lock,
+            doorbell,
+            lock,
         })
     }
 
@@ -179,13 +211,86 @@ impl Server {
         &self.admin_key
     }
 
+    /// Wait until all that was going on has been taken up. Requests are accepted
+    /// before, and those that would change something wait.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn loaded(&self) -> Result<(), StartError> {
+        self.driver.loaded().await.map_err(StartError)?;
+        self.gateway.release_inherited().await;
+        Ok(())
+    }
+
+    /// The next server that asks to take over from this one.
+    pub async fn asked_to_give_way(&self) -> Successor {
+        match &self.doorbell {
+            Some(doorbell) => doorbell.rung().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Let `successor` take over. What is open here goes on until it ends by itself:
+    /// see [`Finishing`]. If the successor fails, what it was given is returned, for
+    /// another [`Server::start`].
+    pub async fn give_way(self, successor: Successor) -> (Finishing, Option<Listeners>) {
+        let Self {
+            gate,
+            gateway,
+            switchboard,
+            driving,
+            listener,
+            stance,
+            serving,
+            lock,
+            ..
+        } = self;
+        stance.send_replace(Stance::NotAccepting);
+        gate.close().await;
+        let address = listener.local_addr();
+        let listeners = share(&listener, &gateway).await;
+        drop(listener);
+        driving.stop().await;
+        switchboard.hang_up_all();
+        drop(lock);
+        if let Ok(address) = address {
+            gate.lead_to(address);
+        }
+        let finishing = Finishing {
+            gateway,
+            stance,
+            serving,
+        };
+        let given = tokio::task::spawn_blocking(move || {
+            let listeners = listeners?;
+            let given = successor
+                .give(&listeners)
+                .and_then(|()| successor.give_way());
+            Ok::<_, io::Error>(given.map_err(|error| (error, listeners)))
+        });
+        let back = match given.await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err((error, listeners)))) => {
+                tracing::error!("the server that was to take over failed ({error}); going on");
+                Some(listeners)
+            }
+            Ok(Err(error)) => {
+                tracing::error!("the listeners could not be shared: {error}");
+                None
+            }
+            Err(_) => None,
+        };
+        (finishing, back)
+    }
+
     /// Take no more requests, answer those that wait, stop.
     pub async fn shutdown(self, mode: ShutdownMode) {
         match mode {
             ShutdownMode::LeaveSessions => {}
             ShutdownMode::EndSessions => self.end_sessions().await,
         }
-        self.stop.send_replace(true);
+        self.gate.leave();
+        self.stance.send_replace(Stance::Finishing);
         if tokio::time::timeout(DRAIN_MAX, self.serving).await.is_err() {
             tracing::warn!("some requests did not finish within {DRAIN_MAX:?} and were cut off");
         }
@@ -207,9 +312,13 @@ impl Server {
             Err(error) => return tracing::error!("the sessions could not be ended: {error}"),
         };
         let all_ended = async {
-            for mut states in ids.into_iter().filter_map(|id| self.driver.watch(id)) {
-                let _ = states.wait_for(|session| !session.is_open()).await;
+            for id in ids {
+                if let Some(mut states) = self.driver.watch(id).await {
+                    let _ = states.wait_for(|session| !session.is_open()).await;
+                }
             }
+            // Each agent goes once it has heard that its session's end is on record.
+            self.switchboard.all_hung_up().await;
         };
         if tokio::time::timeout(self.end_within, all_ended)
             .await
@@ -220,12 +329,113 @@ impl Server {
     }
 }
 
+/// What is left of a server that gave way: connections that were open then.
+pub struct Finishing {
+    gateway: Gateway,
+    stance: watch::Sender<Stance>,
+    serving: JoinHandle<()>,
+}
+
+impl Finishing {
+    /// Until the last of them has ended by itself.
+    pub async fn finish(self) {
+        let api = async {
+            // Each closes after its next answer, and that comes from the successor.
+            tokio::time::sleep(KEEP_IDLE).await;
+            self.stance.send_replace(Stance::Finishing);
+            let _ = self.serving.await;
+        };
+        tokio::join!(api, self.gateway.all_left());
+    }
+}
+
+/// All that is listened with, for another server too.
+async fn share(listener: &TcpListener, gateway: &Gateway) -> io::Result<Listeners> {
+    Ok(Listeners {
+        api: listener.as_fd().try_clone_to_owned()?.into(),
+        sessions: gateway.give_way().await?,
+    })
+}
+
+/// The control plane as it is on record.
+async fn load(store: Arc<dyn Store>, settings: Settings) -> Result<ControlPlane, String> {
+    let snapshot = store.load().await.map_err(|error| error.0)?;
+    if !snapshot.sessions.is_empty() {
+        tracing::info!("{} open sessions are taken up", snapshot.sessions.len());
+    }
+    let recover = move || ControlPlane::recover(settings, snapshot, clock::now());
+    tokio::task::spawn_blocking(recover)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// What the listener does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stance {
+    /// Takes connections.
+    Accepting,
+    /// Takes none, and serves those that are there.
+    NotAccepting,
+    /// Closes those that are idle, and the others when they are.
+    Finishing,
+}
+
+async fn at_least(stance: &mut watch::Receiver<Stance>, least: Stance) {
+    // A server that is gone serves no more either.
+    let _ = stance.wait_for(|stance| *stance >= least).await;
+}
+
+/// A listener that can be told to take no more connections.
+struct Reception {
+    listener: Option<Arc<TcpListener>>,
+    address: SocketAddr,
+    stance: watch::Receiver<Stance>,
+}
+
+impl axum::serve::Listener for Reception {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        while let Some(listener) = &self.listener {
+            tokio::select! {
+                biased;
+                () = at_least(&mut self.stance, Stance::NotAccepting) => self.listener = None,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, from)) => {
+                        // An answer is not to wait for more to send.
+                        let _ = stream.set_nodelay(true);
+                        return (stream, from);
+                    }
+                    Err(error) => {
+                        tracing::debug!("cannot accept a connection: {error}");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
 /// Serve until told to stop, then let open requests finish.
-async fn serve(listener: TcpListener, app: axum::Router, mut stopped: watch::Receiver<bool>) {
-    let told = async move {
-        let _ = stopped.wait_for(|stopped| *stopped).await;
+async fn serve(listener: Arc<TcpListener>, app: axum::Router, mut stance: watch::Receiver<Stance>) {
+    let Ok(address) = listener.local_addr() else {
+        return;
     };
-    if let Err(error) = axum::serve(listener, app)
+    let reception = Reception {
+        listener: Some(listener),
+        address,
+        stance: stance.clone(),
+    };
+    let told = async move {
+        at_least(&mut stance, Stance::Finishing).await;
+    };
+    if let Err(error) = axum::serve(reception, app)
         .with_graceful_shutdown(told)
         .await
     {
@@ -233,9 +443,9 @@ async fn serve(listener: TcpListener, app: axum::Router, mut stopped: watch::Rec
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let refused = |error: std::io::Error| {
-        StartError(if error.kind() == std::io::ErrorKind::AddrInUse {
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let refused = |error: io::Error| {
+        StartError(if error.kind() == io::ErrorKind::AddrInUse {
             format!(
                 "{address} is in use by another program; stop that or choose another with --listen"
             )
@@ -243,9 +453,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartE
             format!("cannot listen on {address}: {error}")
         })
     };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
-    let bound = listener.local_addr().map_err(refused)?;
-    Ok((listener, bound))
+    TcpListener::bind(address).await.map_err(refused)
 }
 
 /// Where the circle of session ports begins: elsewhere at each start, so that two
@@ -254,12 +462,6 @@ fn first_port(config: &Config) -> u16 {
     let (start, end) = (*config.session_ports.start(), *config.session_ports.end());
     let [high, low, ..] = *Uuid::new_v4().as_bytes();
     start + u16::from_be_bytes([high, low]) % (end - start).max(1)
-}
-
-fn log_what_goes_on(snapshot: &Snapshot) {
-    if !snapshot.sessions.is_empty() {
-        tracing::info!("{} open sessions are taken up", snapshot.sessions.len());
-    }
 }
 
 /// The key in `admin.key`, which is made if it is not there. Its file stands before

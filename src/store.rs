@@ -50,6 +50,10 @@ pub trait Store: Send + Sync + 'static {
     /// Everything that still matters, for a server that starts.
     async fn load(&self) -> Result<Snapshot, StoreError>;
 
+    /// Every key, revoked ones included, for a server that starts: it is to know its
+    /// callers before it has loaded the rest.
+    async fn all_keys(&self) -> Result<Vec<Key>, StoreError>;
+
     /// All of these, or none. On record for good when this returns, except that very
     /// many sessions may take a while to be forgotten. Goes on when the caller drops
     /// it. After an error nothing of it is on record, and it can be asked for again.

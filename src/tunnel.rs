@@ -18,7 +18,7 @@ use dwell_core::id::SessionId;
 use dwell_core::protocol::{AgentStatus, MESSAGE_BYTES_MAX, PROTOCOL, ServerMessage};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::driver::Driver;
 use crate::failpoint::{self, Point};
@@ -33,6 +33,7 @@ const WAITING_MAX: usize = 16;
 pub struct Switchboard {
     lines: Arc<Mutex<HashMap<SessionId, Line>>>,
     next_serial: Arc<AtomicU64>,
+    disconnected: Arc<Notify>,
 }
 
 struct Line {
@@ -47,6 +48,28 @@ impl Switchboard {
         if let Some(line) = lines.get(&session) {
             let _ = line.messages.try_send(message);
         }
+    }
+
+    /// Wait until no agent is connected.
+    pub async fn all_hung_up(&self) {
+        loop {
+            let disconnected = self.disconnected.notified();
+            if self.is_empty() {
+                return;
+            }
+            disconnected.await;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.is_empty()
+    }
+
+    /// Cut every line; the agents call again.
+    pub fn hang_up_all(&self) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.clear();
     }
 
     /// A session's agent calls. An older line of the same session is cut.
@@ -66,6 +89,7 @@ impl Switchboard {
             .is_some_and(|line| line.serial == serial);
         if is_newest {
             lines.remove(&session);
+            self.disconnected.notify_waiters();
         }
         is_newest
     }

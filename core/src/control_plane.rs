@@ -113,6 +113,9 @@ pub struct Launch {
     pub placement: Placement,
     /// For how long.
     pub terms: Terms,
+    /// Whether the app may be started. Not once an agent has been heard of: one that
+    /// finds no trace of it then has lost it, and says so.
+    pub may_begin: bool,
 }
 
 /// What came of a [`Command::Launch`].
@@ -182,6 +185,7 @@ pub struct ControlPlane {
     gpu_free_since: BTreeMap<GpuId, Timestamp>,
     next_ticket: u64,
     // Not on record.
+    shuts_down: bool,
     contacts: BTreeMap<SessionId, Contact>,
     alarms: BTreeSet<(Monotonic, SessionId)>,
     pending: Pending,
@@ -202,6 +206,7 @@ impl ControlPlane {
             open_by_owner: BTreeMap::new(),
             gpu_free_since: snapshot.gpu_free_since,
             next_ticket: 0,
+            shuts_down: false,
             contacts: BTreeMap::new(),
             alarms: BTreeSet::new(),
             pending: Pending::default(),
@@ -233,6 +238,9 @@ impl ControlPlane {
     /// When the machine is not the owner's, a limit is reached, the GPU type can
     /// never be had, or the timeout is out of range.
     pub fn create_session(&mut self, new: NewSession, now: Moment) -> Result<(), Refusal> {
+        if self.shuts_down {
+            return Err(Refusal::ShuttingDown);
+        }
         let owner = new.principal.owner();
         let (machine_id, machine_version_id, recipe) = match new.source {
             Source::Machine(id) => {
@@ -340,8 +348,9 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// End every session: the server is to leave nothing behind.
+    /// End every session, and take no new one: the server is to leave nothing behind.
     pub fn cancel_all(&mut self, now: Moment) {
+        self.shuts_down = true;
         let open: Vec<_> = self.sessions.values().cloned().collect();
         for session in open {
             self.stop(session, Ending::plain(EndReason::Cancelled), now);
@@ -634,6 +643,7 @@ impl ControlPlane {
             recipe: session.recipe.clone(),
             placement: placement.clone(),
             terms: self.terms(session),
+            may_begin: session.gpu_event.start().is_none(),
         };
         self.pending
             .commands

@@ -24,6 +24,9 @@ use crate::time::{Millis, Monotonic};
 /// killed again.
 const KILL_AGAIN_AFTER: Millis = Millis(500);
 
+/// What the agent may be late by before whoever watches over it acts in its place.
+const WATCH_SLACK: Millis = Millis(100);
+
 /// The times that a session was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -242,6 +245,25 @@ impl Lease {
         }
     }
 
+    /// When every process is to be killed at the latest although nothing more is heard
+    /// of the agent (it may be paused): for whoever watches over it.
+    #[must_use]
+    pub fn kill_at_latest(&self) -> Option<Monotonic> {
+        let grace = match &self.phase {
+            Phase::Starting | Phase::Running { .. } => self.terms.timeout_grace_ms,
+            Phase::Stopping { .. } | Phase::Killing { .. } | Phase::Ended { .. } => Millis::ZERO,
+        };
+        Some(self.deadline()?.plus(grace).plus(WATCH_SLACK))
+    }
+
+    /// Whoever watches over the agent killed every process in its place; the last was
+    /// gone at `at`, which may be long past.
+    pub fn ended_by_watch(&mut self, at: Monotonic) {
+        self.advance(at);
+        self.app_exited(Exit::Signal(9), None, at);
+        self.tree_gone(at);
+    }
+
     /// What is to be done next.
     pub fn next_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
@@ -446,6 +468,31 @@ mod tests {
             ending(&lease),
             Ending::failed("The app did not answer on its port within 10 s".into())
         );
+    }
+
+    #[test]
+    fn whoever_watches_over_a_paused_agent_knows_when_to_act() {
+        let mut lease = Lease::new(TERMS, Monotonic(0));
+        assert_eq!(lease.kill_at_latest(), Some(Monotonic(10_900)));
+        lease.app_answered(upstream(), Monotonic(1_000));
+        assert_eq!(lease.kill_at_latest(), Some(Monotonic(61_900)));
+        lease.advance(Monotonic(61_000));
+        assert_eq!(lease.kill_at_latest(), Some(Monotonic(61_900)));
+        let ending = Ending::plain(EndReason::Cancelled);
+        let mut stopped = running_since(0);
+        stopped.heard(&ServerMessage::Stop { ending }, Monotonic(7));
+        assert_eq!(stopped.kill_at_latest(), Some(Monotonic(5_107)));
+    }
+
+    #[test]
+    fn what_was_ended_for_a_paused_agent_is_billed_to_when_it_was_gone() {
+        let mut lease = running_since(0);
+        lease.ended_by_watch(Monotonic(60_905));
+        // It learns of it an hour later.
+        let status = lease.status(Monotonic(3_600_000));
+        assert_eq!(status.held_ms, Millis(60_905));
+        assert_eq!(ending(&lease).reason, EndReason::TimedOut);
+        assert!(lease.is_over());
     }
 
     #[test]

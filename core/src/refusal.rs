@@ -48,6 +48,9 @@ pub enum Refusal {
         /// The longest allowed.
         max: u32,
     },
+    /// The server ends its sessions and goes.
+    #[error("The server is shutting down; ask again when it is back")]
+    ShuttingDown,
     /// Something that only an admin's key may do.
     #[error("Only an admin's key can make keys for another user or organisation")]
     AdminOnly,

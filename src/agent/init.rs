@@ -6,7 +6,10 @@
 //! leaves behind, and ends everything when the agent says so or is gone. Its end is
 //! the proof that the tree is gone.
 //!
-//! It talks to the agent over its standard input, a socket: one byte in, one line
+//! It also watches over the agent: it knows when all must be gone at the latest, and
+//! sees to it by its own timer should the agent be paused or stuck.
+//!
+//! It talks to the agent over its standard input, a socket: an [`Order`] in, one line
 //! out. Its standard output and error are the app's. No runtime, no threads: an
 //! idle one costs next to nothing.
 
@@ -17,9 +20,11 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use dwell_core::id::SessionId;
 use dwell_core::lease::Exit;
+use dwell_core::time::Monotonic;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,17 +32,52 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::cgroup;
+use crate::clock;
 use crate::failpoint::{self, Point};
 
-/// Tell every process of the session to end.
-pub const TERMINATE: u8 = b'T';
-/// Kill every process of the session.
-pub const KILL: u8 = b'K';
+/// What the agent tells this process to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Send TERM to every process of the session.
+    Terminate,
+    /// Kill every process of the session.
+    Kill,
+    /// Kill every process of the session at this moment, unless told otherwise by then.
+    KillAt(Monotonic),
+}
+
+impl Order {
+    const BYTES: usize = 9;
+
+    /// As it is sent.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (what, at) = match self {
+            Self::Terminate => (b'T', 0),
+            Self::Kill => (b'K', 0),
+            Self::KillAt(at) => (b'A', at.0),
+        };
+        let [a, b, c, d, e, f, g, h] = at.to_le_bytes();
+        [what, a, b, c, d, e, f, g, h]
+    }
+
+    fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
+        let [what, at @ ..] = bytes;
+        match what {
+            b'T' => Some(Self::Terminate),
+            b'K' => Some(Self::Kill),
+            b'A' => Some(Self::KillAt(Monotonic(u64::from_le_bytes(at)))),
+            _ => None,
+        }
+    }
+}
 
 /// What is to be started.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,6 +104,11 @@ pub enum Word {
     NotStarted(String),
     /// Something that the session has to do without.
     Missing(String),
+    /// The agent let the last moment pass: every process was killed in its place.
+    KilledInYourPlace {
+        /// When the last one was gone.
+        gone_at: Monotonic,
+    },
 }
 
 /// Be the first process of a session until all others are gone.
@@ -134,6 +179,18 @@ impl Init {
                 "The session's cgroup did not let it in: {error}"
             )));
         }
+        let last_moment = TimerFd::new(
+            // Runs on while the host sleeps, as the lease does.
+            ClockId::CLOCK_BOOTTIME,
+            TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
+        );
+        let last_moment = match last_moment {
+            Ok(timer) => timer,
+            Err(error) => {
+                self.say(&Word::NotStarted(format!("No timer can be had: {error}")));
+                return ExitCode::FAILURE;
+            }
+        };
         if is_first_of_namespace()
             && let Err(error) = own_proc()
         {
@@ -149,19 +206,27 @@ impl Init {
             let mut fds = [
                 PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(last_moment.as_fd(), PollFlags::POLLIN),
             ];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return self.kill_all(),
             }
-            let said = fds.first().and_then(PollFd::any).unwrap_or(false);
+            let [said, _, is_late] = fds.map(|fd| fd.any().unwrap_or(false));
             while let Ok(Some(_)) = signals.read_signal() {}
             if said {
                 match self.hear() {
-                    Some(TERMINATE) => self.terminate_all(),
+                    Some(Order::Terminate) => self.terminate_all(),
+                    Some(Order::KillAt(at)) => set(&last_moment, at),
                     // The agent is gone, or wants it so.
-                    Some(_) | None => return self.kill_all(),
+                    Some(Order::Kill) | None => return self.kill_all(),
                 }
+            } else if is_late {
+                let code = self.kill_all();
+                self.say(&Word::KilledInYourPlace {
+                    gone_at: clock::monotonic(),
+                });
+                return code;
             }
         }
     }
@@ -201,12 +266,10 @@ impl Init {
     }
 
     /// What the agent said; `None` when it is gone.
-    fn hear(&self) -> Option<u8> {
-        let mut byte = [0];
-        match nix::unistd::read(&self.socket, &mut byte) {
-            Ok(1) => byte.first().copied(),
-            Ok(_) | Err(_) => None,
-        }
+    fn hear(&mut self) -> Option<Order> {
+        let mut order = [0; Order::BYTES];
+        self.socket.read_exact(&mut order).ok()?;
+        Order::from_bytes(order)
     }
 
     /// Take note of every process that has ended.
@@ -256,6 +319,17 @@ impl Init {
             }
         }
     }
+}
+
+/// Have `timer` fire at `moment`, or at once if that is past.
+fn set(timer: &TimerFd, moment: Monotonic) {
+    // At 0 it would never fire.
+    let at = TimeSpec::from_duration(Duration::from_millis(moment.0.max(1)));
+    // It cannot fail with a timer that is open and a time that is one.
+    let _ = timer.set(
+        Expiration::OneShot(at),
+        TimerSetTimeFlags::TFD_TIMER_ABSTIME,
+    );
 }
 
 fn is_first_of_namespace() -> bool {

@@ -1,8 +1,8 @@
 //! The agent's memory past its own death.
 //!
 //! `journal.jsonl` has one line for each thing that cannot be taken back.
-//! `agent.lock` is held while the agent lives and says when it last did: the proof
-//! of life that a session killed with its agent is billed by.
+//! `agent.lock` is held while the agent lives. It says when it last did (the proof of
+//! life that a session killed with its agent is billed by), and which process it is.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,6 +12,8 @@ use dwell_core::protocol::{AgentPhase, AgentStatus};
 use dwell_core::session::Ending;
 use dwell_core::time::{Millis, Monotonic};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::data_dir::SessionDir;
@@ -46,8 +48,54 @@ pub enum Past {
     Over(AgentStatus),
 }
 
+/// Digits of the proof of life, the first thing in the lock's file. The process id
+/// comes after them and a space.
+const PROOF_BYTES: usize = 20;
+
 /// Held while an agent lives.
 pub struct Lock(Flock<File>);
+
+/// Who has the lock of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// No agent lives.
+    Nobody,
+    /// An agent, of this process id if it could put it down.
+    Agent(Option<Pid>),
+}
+
+impl Holder {
+    /// Who has the lock of the session in `dir`.
+    ///
+    /// # Errors
+    /// When the lock cannot be looked at.
+    pub fn of(dir: &SessionDir) -> io::Result<Self> {
+        let lock = match File::open(dir.agent_lock()) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Nobody),
+            Err(error) => return Err(error),
+        };
+        // Shared, and given back at once: an agent that starts meanwhile asks again.
+        match Flock::lock(lock, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(Self::Nobody),
+            Err((lock, nix::errno::Errno::EWOULDBLOCK)) => {
+                let text = io::read_to_string(lock).unwrap_or_default();
+                let pid = text.get(PROOF_BYTES..).map(str::trim);
+                let pid = pid.and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
+                Ok(Self::Agent(pid))
+            }
+            Err((_, error)) => Err(error.into()),
+        }
+    }
+
+    /// Send this to the agent, if there is one and it is known which process it is.
+    pub fn signal(self, signal: Signal) {
+        if let Self::Agent(Some(pid)) = self {
+            // It may be gone by now.
+            let _ = kill(pid, signal);
+        }
+    }
+}
 
 impl Lock {
     /// The lock, unless another agent lives.
@@ -63,7 +111,12 @@ impl Lock {
             .mode(0o600)
             .open(dir.agent_lock())?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Self(lock))),
+            Ok(lock) => {
+                // For want of space it goes unsaid; the lock is what counts.
+                let pid = format!(" {:<10}\n", std::process::id());
+                let _ = lock.write_all_at(pid.as_bytes(), PROOF_BYTES as u64);
+                Ok(Some(Self(lock)))
+            }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(error.into()),
         }
@@ -74,12 +127,11 @@ impl Lock {
     /// # Errors
     /// When the file cannot be written. The session is none the worse for it.
     pub fn prove_life(&self, now: Monotonic) -> io::Result<()> {
-        self.0
-            .write_all_at(format!("{:020}\n", now.0).as_bytes(), 0)
+        self.0.write_all_at(format!("{:020}", now.0).as_bytes(), 0)
     }
 
     fn last_proof(&self) -> Option<Monotonic> {
-        let mut digits = [0; 20];
+        let mut digits = [0; PROOF_BYTES];
         self.0.read_exact_at(&mut digits, 0).ok()?;
         std::str::from_utf8(&digits)
             .ok()?
@@ -155,6 +207,19 @@ fn past(entries: &[Entry], last_proof: Option<Monotonic>) -> Past {
     })
 }
 
+/// What is to be reported where an earlier agent is known to have been, and its
+/// journal is not.
+pub fn nothing_is_left() -> AgentStatus {
+    AgentStatus {
+        held_ms: Millis::ZERO,
+        granted_ms: Millis::ZERO,
+        phase: AgentPhase::Ended {
+            ending: Ending::failed("What its host kept of it was lost".to_owned()),
+            running_ms: None,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +236,11 @@ mod tests {
         let lock = Lock::take(&session).unwrap();
         assert!(lock.is_some());
         assert!(Lock::take(&session).unwrap().is_none());
+        let us = i32::try_from(std::process::id()).unwrap();
+        let holder = Holder::Agent(Some(Pid::from_raw(us)));
+        assert_eq!(Holder::of(&session).unwrap(), holder);
         drop(lock);
+        assert_eq!(Holder::of(&session).unwrap(), Holder::Nobody);
         assert!(Lock::take(&session).unwrap().is_some());
     }
 

@@ -24,6 +24,9 @@ pub struct AgentSpec {
     pub visible_device: String,
     /// For how long.
     pub terms: Terms,
+    /// Whether the app may be started. If not, what an earlier agent left is to be
+    /// reported.
+    pub may_begin: bool,
     /// How often to say that it lives.
     pub heartbeat: Millis,
     /// What the app may use.

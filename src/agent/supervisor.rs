@@ -33,6 +33,10 @@ use crate::session_log::{LineSplitter, LogLevel, Writer};
 const PROOF_EVERY: Duration = Duration::from_secs(1);
 /// How often a tree that is being killed is looked at.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// How long the first process may take to say what it did in our place.
+const WORD_WITHIN: Duration = Duration::from_secs(1);
+/// How often an ended session's agent says so.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long an ended session's agent tries to be heard; its journal keeps the end.
 const REPORT_FOR: Duration = Duration::from_secs(60);
 /// How long the app's last words may take to be read once it is gone.
@@ -103,6 +107,7 @@ impl Supervisor {
                 }
                 self.supervise(&mut lease, &mut at_work).await;
                 let status = lease.status(clock::monotonic());
+                at_work.see_off().await;
                 at_work.finish_log(LAST_WORDS_WITHIN).await;
                 self.clean_up(at_work.tree.as_ref());
                 failpoint::cross(Point::AgentBeforeReport);
@@ -192,32 +197,54 @@ impl Supervisor {
                 return;
             }
             let deadline = lease.deadline().map_or_else(Instant::now, instant);
-            tokio::select! {
+            let next = tokio::select! {
                 biased;
-                () = sleep_until(deadline) => lease.advance(clock::monotonic()),
-                happening = at_work.next() => {
+                happening = at_work.next() => Next::Happening(happening),
+                () = sleep_until(deadline) => Next::Deadline,
+                _ = proofs.tick() => Next::Proof,
+                _ = heartbeats.tick() => Next::Heartbeat,
+            };
+            self.catch_up(lease, at_work).await;
+            match next {
+                Next::Happening(happening) => {
                     if matches!(happening, Happening::Word(Word::AppExited(_))) {
                         // What it wrote before it exited may not be read yet.
                         at_work.finish_log(EXIT_WORDS_WITHIN).await;
                     }
                     self.take_in(happening, lease, at_work);
                 }
-                _ = proofs.tick() => {
+                Next::Deadline => lease.advance(clock::monotonic()),
+                Next::Proof => {
                     let _ = self.lock.prove_life(clock::monotonic());
                     let runs = lease.status(clock::monotonic()).phase.rank() == 1;
                     if runs && !std::mem::replace(&mut trimmed, true) {
                         memory::trim();
                     }
                 }
-                _ = heartbeats.tick() => at_work.report(lease),
+                Next::Heartbeat => at_work.report(lease),
             }
+        }
+    }
+
+    /// If we were paused past the last moment, what was done in our place comes before
+    /// anything that we would do or say now.
+    async fn catch_up(&mut self, lease: &mut Lease, at_work: &mut AtWork) {
+        while lease
+            .kill_at_latest()
+            .is_some_and(|moment| moment < clock::monotonic())
+            && let Ok(Some(word)) = timeout(WORD_WITHIN, next_word(&mut at_work.words)).await
+        {
+            self.take_in(Happening::Word(word), lease, at_work);
         }
     }
 
     /// Do what the lease decided.
     fn obey(&mut self, lease: &mut Lease, at_work: &mut AtWork) {
+        if let Some(tree) = &mut at_work.tree {
+            tree.kill_at_latest(lease.kill_at_latest());
+        }
         while let Some(command) = lease.next_command() {
-            match (command, &at_work.tree) {
+            match (command, &mut at_work.tree) {
                 (Command::TerminateTree, Some(tree)) => tree.terminate(),
                 (Command::KillTree, Some(tree)) => {
                     at_work.killing = true;
@@ -256,6 +283,7 @@ impl Supervisor {
                 self.remark(&why);
                 lease.app_not_started(&why, now);
             }
+            Happening::Word(Word::KilledInYourPlace { gone_at }) => lease.ended_by_watch(gone_at),
             Happening::Word(Word::Missing(what)) => {
                 self.log.borrow_mut().write(LogLevel::Info, &what)
             }
@@ -309,6 +337,14 @@ struct Started {
     tree: Tree,
     outputs: Outputs,
     port: AppPort,
+}
+
+/// Why the loop went on.
+enum Next {
+    Happening(Happening),
+    Deadline,
+    Proof,
+    Heartbeat,
 }
 
 /// Something that the lease must know of.
@@ -402,6 +438,16 @@ impl AtWork {
         }
     }
 
+    /// Wait until the first process is gone too, if it ended all others by itself.
+    async fn see_off(&mut self) {
+        while let Some(tree) = &mut self.tree
+            && !tree.is_gone()
+        {
+            tree.reap();
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+
     /// Read what the app last wrote, as long as somebody could still write.
     async fn finish_log(&mut self, limit: Duration) {
         let all_read = async {
@@ -415,15 +461,17 @@ impl AtWork {
 
     /// Say how it ended until the server has it on record, or long enough.
     async fn report_until_heard(&mut self, status: AgentStatus) {
-        self.status.send_replace(status.clone());
+        let mut again = every(REPORT_AGAIN_AFTER);
         let heard = async {
-            while let Some(event) = self.events.recv().await {
-                match event {
-                    Event::Connected => {
-                        self.status.send_replace(status.clone());
-                    }
-                    Event::Said(ServerMessage::Forget) | Event::Refused => return,
-                    Event::Said(ServerMessage::Lease { .. } | ServerMessage::Stop { .. }) => {
+            loop {
+                tokio::select! {
+                    event = self.events.recv() => match event {
+                        Some(Event::Connected) => again.reset_immediately(),
+                        Some(Event::Said(ServerMessage::Forget) | Event::Refused) | None => return,
+                        Some(Event::Said(ServerMessage::Lease { .. } | ServerMessage::Stop { .. })) => {}
+                    },
+                    // A server whose store refuses has heard it and could not keep it.
+                    _ = again.tick() => {
                         self.status.send_replace(status.clone());
                     }
                 }

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use dwell_core::time::Monotonic;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use super::cgroup::Cgroups;
-use super::init::{self, App};
+use super::init::{self, App, Order};
 use crate::failpoint::{self, Point};
 
 /// The processes of a session, with the first one between them and the agent.
@@ -23,6 +24,8 @@ pub struct Tree {
     in_namespace: bool,
     cgroups: Cgroups,
     socket: UnixStream,
+    was_asked_to_kill: bool,
+    kill_at: Option<Monotonic>,
 }
 
 /// What the agent reads from a tree that was started.
@@ -66,6 +69,8 @@ impl Tree {
             in_namespace,
             cgroups,
             socket,
+            was_asked_to_kill: false,
+            kill_at: None,
         };
         Ok((
             tree,
@@ -90,11 +95,19 @@ impl Tree {
     /// TERM to every process.
     pub fn terminate(&self) {
         failpoint::cross(Point::AgentBeforeTerminate);
-        self.say(init::TERMINATE);
+        self.say(Order::Terminate);
+    }
+
+    /// KILL to every process at this moment, should we be paused or stuck then.
+    pub fn kill_at_latest(&mut self, moment: Option<Monotonic>) {
+        if self.kill_at != moment {
+            self.kill_at = moment;
+            self.say(Order::KillAt(moment.unwrap_or(Monotonic(u64::MAX))));
+        }
     }
 
     /// KILL to every process.
-    pub fn kill(&self) {
+    pub fn kill(&mut self) {
         failpoint::cross(Point::AgentBeforeKill);
         self.cgroups.kill();
         match self.first {
@@ -102,9 +115,12 @@ impl Tree {
             Some(first) if self.in_namespace => {
                 let _ = kill(first, Signal::SIGKILL);
             }
-            Some(_) => self.say(init::KILL),
-            // Somebody killed the first process; what it had is ours now.
-            None => {
+            Some(_) if !std::mem::replace(&mut self.was_asked_to_kill, true) => {
+                self.say(Order::Kill);
+            }
+            // The first process was killed, and what it had is ours now; or it was
+            // asked before and is paused.
+            Some(_) | None => {
                 for pid in init::descendants(getpid()) {
                     let _ = kill(pid, Signal::SIGKILL);
                 }
@@ -147,8 +163,9 @@ impl Tree {
         self.cgroups.remove();
     }
 
-    fn say(&self, what: u8) {
-        let _ = nix::unistd::write(self.socket.as_fd(), &[what]);
+    fn say(&self, order: Order) {
+        // It goes in whole: there is never much in the socket.
+        let _ = nix::unistd::write(self.socket.as_fd(), &order.to_bytes());
     }
 }
 

@@ -289,22 +289,16 @@ async fn until_it_answers(
     id: SessionId,
     wait: Duration,
 ) -> Result<Option<String>, ApiError> {
-    let Some(mut states) = api.driver.watch(id) else {
-        // It has ended already.
-        let record = api.store.session(owner, id).await?;
-        return Err(failed(record.as_ref().map(|record| &record.session)));
-    };
-    let settled = states.wait_for(|session| match &session.state {
+    let is_settled = |session: &Session| match &session.state {
         SessionState::Queued { .. } | SessionState::Starting { .. } => false,
         SessionState::Running { .. }
         | SessionState::Stopping { .. }
         | SessionState::Ended { .. } => true,
-    });
-    match tokio::time::timeout(wait, settled).await {
-        Err(_) => Ok(None),
-        Ok(Err(_)) => Err(failed(None)),
-        Ok(Ok(session)) if is_running(&session) => Ok(url(&session, &api.session_host)),
-        Ok(Ok(session)) => Err(failed(Some(&session))),
+    };
+    match api.until(owner, id, wait, is_settled).await? {
+        None => Ok(None),
+        Some(session) if is_running(&session) => Ok(url(&session, &api.session_host)),
+        Some(session) => Err(failed(&session)),
     }
 }
 
@@ -313,10 +307,8 @@ const fn is_running(session: &Session) -> bool {
 }
 
 /// It was ended before its app answered; says why, where that is known.
-fn failed(session: Option<&Session>) -> ApiError {
-    let why = session
-        .and_then(ending)
-        .and_then(|ending| ending.error.as_deref());
+fn failed(session: &Session) -> ApiError {
+    let why = ending(session).and_then(|ending| ending.error.as_deref());
     let sentence = match why {
         Some(why) => format!("Session creation failed: {why}"),
         None => "Session creation failed".to_owned(),

@@ -107,6 +107,7 @@ impl ApiError {
             Refusal::TimeoutOutOfRange { .. } => {
                 Self::Misfit(Misfit::in_body(wording.minutes_field, sentence))
             }
+            Refusal::ShuttingDown => Self::Unavailable(sentence),
             Refusal::AdminOnly => Self::Sentence(StatusCode::FORBIDDEN, sentence),
         }
     }

@@ -3,16 +3,14 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::sse::{Event, Sse};
 use dwell_core::id::SessionId;
-use dwell_core::session::Session;
+use futures_util::future::{FusedFuture, FutureExt};
 use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tokio::time::sleep;
 use utoipa::{IntoParams, ToSchema};
 
@@ -91,8 +89,17 @@ pub(super) async fn stream_logs(
     let record = api.store.session(&caller.owner(), id).await?;
     record.ok_or_else(not_found)?;
 
-    let lines = follow(api.data_dir.session(id).log(), api.driver.watch(id));
-    let events = events(lines, query.log_level.into());
+    let dir = api.data_dir.session(id).log();
+    let gate = api.gate.clone();
+    let ended = async move {
+        // A log whose end cannot be known is followed no further.
+        let _ = api
+            .come_to(&caller.owner(), id, |session| !session.is_open())
+            .await;
+    };
+    let events = events(follow(dir, ended), query.log_level.into())
+        // Broken off, and not complete: whoever reads it asks the next server.
+        .take_until(async move { gate.left().await });
     Ok(Sse::new(events.map(|event| Ok(event.into_sse()))))
 }
 
@@ -100,19 +107,15 @@ pub(super) async fn stream_logs(
 /// the session has ended and the last one was read.
 fn follow(
     dir: PathBuf,
-    states: Option<watch::Receiver<Arc<Session>>>,
+    ended: impl Future<Output = ()> + Send + 'static,
 ) -> impl Stream<Item = LogLine> + Send {
+    let ended = Box::pin(ended.fuse());
     stream::unfold(
-        (Follower::new(dir), states),
-        |(mut follower, states)| async move {
-            let is_over = || {
-                let goes_on = |states: &watch::Receiver<Arc<Session>>| {
-                    states.borrow().is_open() && states.has_changed().is_ok()
-                };
-                !states.as_ref().is_some_and(goes_on)
-            };
+        (Follower::new(dir), ended),
+        |(mut follower, mut ended)| async move {
+            let is_over = || ended.is_terminated() || ended.as_mut().now_or_never().is_some();
             let line = follower.next(is_over).await?;
-            Some((line, (follower, states)))
+            Some((line, (follower, ended)))
         },
     )
 }

@@ -241,10 +241,10 @@ pub(super) async fn delete_session(
     let id: SessionId = raw_id
         .parse()
         .map_err(|_| ApiError::not_found(sentence.clone()))?;
-    // Before it is cancelled: afterwards its end might be missed.
-    let states = api.driver.watch(id);
+    let owner = caller.owner();
+    let whose = owner.clone();
     api.driver
-        .ask(move |plane, now| plane.cancel_session(&caller.owner(), id, now))
+        .ask(move |plane, now| plane.cancel_session(&whose, id, now))
         .await
         .map_err(|error| {
             let wording = Wording {
@@ -253,12 +253,10 @@ pub(super) async fn delete_session(
             };
             ApiError::from_ask(error, wording)
         })?;
-    if query.wait_for_shutdown
-        && let Some(mut states) = states
-    {
-        let ended = states.wait_for(|session| !session.is_open());
+    if query.wait_for_shutdown {
         // That it takes longer is no failure: it is being ended either way.
-        let _ = tokio::time::timeout(SHUTDOWN_WAIT_MAX, ended).await;
+        api.until(&owner, id, SHUTDOWN_WAIT_MAX, |session| !session.is_open())
+            .await?;
     }
     Ok(Json(DeleteSessionResponse { success: true }))
 }

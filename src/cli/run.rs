@@ -209,7 +209,8 @@ async fn serve_here(wanted: &Wanted, file: Option<PathBuf>) -> Result<Server, Fa
         config.listen = SocketAddr::new(DEFAULT_LISTEN.ip(), 0);
     }
     let dir = config.data_dir.0.display().to_string();
-    let server = Server::start(config).await?;
+    let server = Server::start(config, None).await?;
+    server.loaded().await?;
     note(&format!(
         "no server is reachable: serving at {} for this session, data in {dir}",
         server.url()

@@ -11,6 +11,7 @@ use super::interrupts::Interrupts;
 use super::output::Failure;
 use crate::config::{Config, Flags, check_host, parse_listen, parse_ports};
 use crate::server::{Server, ShutdownMode};
+use crate::takeover::Inheritance;
 use crate::telemetry::{self, LogFormat};
 
 /// Serve: the API, the session URLs, and everything that sessions need
@@ -22,6 +23,7 @@ use crate::telemetry::{self, LogFormat};
   dwell serve
   dwell serve --listen 0.0.0.0:8080 --session-host gpu.lab
   dwell serve --data-dir /srv/dwell --config /etc/dwell.toml
+  dwell serve --takeover            # an upgrade in place
   DWELL_LOG=debug dwell serve")]
 pub struct ServeArgs {
     /// Where to listen; port 0 takes one that is free [default: 127.0.0.1:8080]
@@ -48,6 +50,14 @@ pub struct ServeArgs {
     /// Where records are kept; only sqlite is there yet [default: sqlite]
     #[arg(long, env = "DWELL_STORE", value_name = "URL")]
     store: Option<String>,
+    /// Take over from the server that has the data directory, and start as usual if none
+    /// has. It hands over its addresses and exits when what is open there has ended; no
+    /// request is refused, and WebSockets and downloads go on
+    #[arg(long)]
+    takeover: bool,
+    /// When told to end, end all sessions first
+    #[arg(long, env = "DWELL_STOP_SESSIONS")]
+    stop_sessions: bool,
     /// How the log is written
     #[arg(
         long,
@@ -76,11 +86,71 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let config = Config::load(args.config.as_deref(), flags)?;
     let interrupts = Interrupts::listen()?;
-    let server = Server::start(config).await?;
-    interrupts.at_least(1).await;
-    tracing::info!("shutting down; sessions go on");
+    let mode = if args.stop_sessions {
+        ShutdownMode::EndSessions
+    } else {
+        ShutdownMode::LeaveSessions
+    };
+    let (mut listeners, mut serving) = (None, None);
+    if args.takeover && config.data_dir.is_held() {
+        let (given, to_say) = take_over(&config).await?.accept();
+        (listeners, serving) = (Some(given), Some(to_say));
+    }
+    loop {
+        let server = Server::start(config.clone(), listeners.take()).await?;
+        server.loaded().await?;
+        if let Some(serving) = serving.take() {
+            serving.say();
+        }
+        tokio::select! {
+            () = interrupts.at_least(1) => return shut_down(server, mode, &interrupts).await,
+            successor = server.asked_to_give_way() => {
+                tracing::info!("another server takes over");
+                let (finishing, back) = server.give_way(successor).await;
+                listeners = back;
+                if listeners.is_none() {
+                    tracing::info!("it has taken over; finishing what is open here");
+                    tokio::select! {
+                        () = finishing.finish() => {}
+                        () = interrupts.at_least(1) => {}
+                    }
+                    return Ok(());
+                }
+                tokio::spawn(finishing.finish());
+            }
+        }
+    }
+}
+
+/// Have the server that holds the data directory give way.
+async fn take_over(config: &Config) -> Result<Inheritance, Failure> {
+    let data_dir = config.data_dir.clone();
+    let asked = tokio::task::spawn_blocking(move || Inheritance::ask(&data_dir)).await;
+    let inheritance = asked.map_err(|error| Failure::new(error.to_string()))?;
+    let inheritance = inheritance.map_err(|error| Failure::new(error.to_string()))?;
+    if let Ok(address) = inheritance.listeners.api.local_addr()
+        && config.listen.port() != 0
+        && config.listen != address
+    {
+        tracing::warn!(
+            "going on at {address}; --listen {} counts from the next start without --takeover",
+            config.listen
+        );
+    }
+    Ok(inheritance)
+}
+
+async fn shut_down(
+    server: Server,
+    mode: ShutdownMode,
+    interrupts: &Interrupts,
+) -> Result<(), Failure> {
+    match mode {
+        ShutdownMode::LeaveSessions => tracing::info!("shutting down; sessions go on"),
+        ShutdownMode::EndSessions => tracing::info!("ending all sessions, then shutting down"),
+    }
     tokio::select! {
-        () = server.shutdown(ShutdownMode::LeaveSessions) => {}
+        () = server.shutdown(mode) => {}
         () = interrupts.at_least(2) => {}
     }
     Ok(())

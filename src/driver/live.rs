@@ -30,6 +30,12 @@ impl Live {
         }
     }
 
+    /// No session is shown any more.
+    pub fn clear(&self) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.clear();
+    }
+
     /// One open session from now on.
     #[must_use]
     pub fn watch(&self, id: SessionId) -> Option<watch::Receiver<Arc<Session>>> {

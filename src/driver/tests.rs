@@ -64,6 +64,9 @@ impl Store for HeldStore {
     async fn load(&self) -> Result<Snapshot, StoreError> {
         Ok(Snapshot::default())
     }
+    async fn all_keys(&self) -> Result<Vec<Key>, StoreError> {
+        Ok(Vec::new())
+    }
     async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         self.entered.add_permits(1);
         self.may_commit.acquire().await.unwrap().forget();
@@ -160,7 +163,7 @@ fn start(store: &Arc<HeldStore>) -> (Driver, Running, mpsc::UnboundedReceiver<Se
         Access::Link,
     );
     let store: Arc<dyn Store> = store.clone();
-    let (driver, running) = Driver::start(plane(), store, effects);
+    let (driver, running) = Driver::start(std::future::ready(Ok(plane())), store, effects);
     (driver, running, launches)
 }
 
@@ -208,7 +211,7 @@ async fn nothing_is_done_or_answered_before_it_is_on_record() {
     store.may_commit.add_permits(1);
     let id = asked.await.unwrap().unwrap();
     assert_eq!(launches.recv().await, Some(id));
-    assert!(driver.watch(id).is_some());
+    assert!(driver.watch(id).await.is_some());
     running.stop().await;
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,12 +38,18 @@ pub(super) struct Door {
     port: u16,
     keys: KeyRing,
     current: Current,
+    gives_way: Arc<AtomicBool>,
     http: http1::Builder,
     places: Arc<Semaphore>,
 }
 
 impl Door {
-    pub(super) fn new(port: u16, keys: KeyRing, current: Current) -> Self {
+    pub(super) fn new(
+        port: u16,
+        keys: KeyRing,
+        current: Current,
+        gives_way: Arc<AtomicBool>,
+    ) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(HEAD_LIMIT)
@@ -52,6 +59,7 @@ impl Door {
             port,
             keys,
             current,
+            gives_way,
             http,
             places: Arc::new(Semaphore::new(CONNECTIONS)),
         }
@@ -59,7 +67,7 @@ impl Door {
 }
 
 /// Accept connections until aborted.
-pub(super) async fn accept(listener: TcpListener, door: Arc<Door>) {
+pub(super) async fn accept(listener: Arc<TcpListener>, door: Arc<Door>) {
     while let Ok(place) = Arc::clone(&door.places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, from)) => {
@@ -96,6 +104,11 @@ impl Visit {
 
     pub(super) fn keys(&self) -> &KeyRing {
         &self.door.keys
+    }
+
+    /// Is the visitor to come back on a connection to another gateway?
+    pub(super) fn gives_way(&self) -> bool {
+        self.door.gives_way.load(Ordering::Relaxed)
     }
 
     /// Once the response that is now returned is sent, both ends speak another

@@ -7,7 +7,7 @@ use dwell_core::machine::Access;
 use dwell_core::owner::Owner;
 use http_body_util::{Either, Empty, Full};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CACHE_CONTROL, HOST, HeaderValue, LOCATION, SET_COOKIE};
+use hyper::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderValue, LOCATION, SET_COOKIE};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version, upgrade};
 
@@ -32,6 +32,10 @@ pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Respons
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         cors::allow(origin, response.headers_mut());
+        if visit.gives_way() {
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
     }
     response
 }

@@ -1,6 +1,6 @@
 //! Agents as plain processes of the server's own host.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -9,13 +9,14 @@ use std::process::Stdio;
 use async_trait::async_trait;
 use dwell_core::control_plane::{Launch, LaunchOutcome};
 use dwell_core::time::Millis;
-use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 
 use tokio::process::Command;
 
 use super::Launcher;
+use crate::agent::journal::Holder;
 use crate::agent::spec::{AgentSpec, AppLimits};
-use crate::data_dir::{DataDir, SessionDir};
+use crate::data_dir::DataDir;
 use crate::failpoint::{self, Point};
 use crate::keys::AgentSecrets;
 
@@ -61,7 +62,10 @@ impl Local {
             .recursive(true)
             .mode(0o700)
             .create(dir.path())?;
-        if agent_lives(&dir)? {
+        let holder = Holder::of(&dir)?;
+        if holder != Holder::Nobody {
+            // It was not heard of: if somebody paused it, it goes on.
+            holder.signal(Signal::SIGCONT);
             return Ok(LaunchOutcome::AlreadyRunning);
         }
         let spec = AgentSpec {
@@ -71,6 +75,7 @@ impl Local {
             recipe: launch.recipe,
             visible_device: launch.placement.visible_device,
             terms: launch.terms,
+            may_begin: launch.may_begin,
             heartbeat: self.heartbeat,
             limits: self.limits,
         };
@@ -109,20 +114,6 @@ impl Launcher for Local {
             Ok(Err(error)) => LaunchOutcome::Failed(format!("No agent could be started: {error}")),
             Err(error) => LaunchOutcome::Failed(format!("No agent could be started: {error}")),
         }
-    }
-}
-
-fn agent_lives(dir: &SessionDir) -> io::Result<bool> {
-    let lock = match File::open(dir.agent_lock()) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    // Shared, and given back at once: an agent that starts meanwhile asks again.
-    match Flock::lock(lock, FlockArg::LockSharedNonblock) {
-        Ok(_) => Ok(false),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(true),
-        Err((_, error)) => Err(error.into()),
     }
 }
 

@@ -36,7 +36,7 @@ impl Follower {
 
     /// The next line, awaited if there is none yet; `None` when `is_over` said so
     /// before the log was found to have no more.
-    pub async fn next(&mut self, is_over: impl Fn() -> bool) -> Option<LogLine> {
+    pub async fn next(&mut self, mut is_over: impl FnMut() -> bool) -> Option<LogLine> {
         loop {
             // Asked first: what is written before the end is still read after it.
             let was_over = is_over();

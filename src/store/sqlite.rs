@@ -69,6 +69,10 @@ impl Store for Sqlite {
         self.readers.read(queries::load).await
     }
 
+    async fn all_keys(&self) -> Result<Vec<Key>, StoreError> {
+        self.readers.read(queries::all_keys).await
+    }
+
     async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         self.writer.commit(changes).await
     }

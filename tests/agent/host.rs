@@ -24,6 +24,7 @@ use dwell_core::protocol::{AgentPhase, AgentStatus, PROTOCOL, ServerMessage};
 use dwell_core::session::{Ending, Placement};
 use dwell_core::time::Millis;
 use hyper_util::rt::TokioIo;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{broadcast, watch};
@@ -187,6 +188,7 @@ impl Host {
                 port: 1,
             },
             terms: app.1,
+            may_begin: true,
         };
         let session = Session {
             id,
@@ -262,6 +264,17 @@ impl Session {
             .unwrap();
     }
 
+    /// On the same connection.
+    pub async fn is_heard_again(&self) {
+        let mut heard = self.line.heard.subscribe();
+        heard.mark_unchanged();
+        tokio::time::timeout(PATIENCE, heard.changed())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(*self.line.calls.borrow(), 1);
+    }
+
     /// Every line that the app and the agent wrote.
     pub fn log(&self) -> Vec<String> {
         let mut files: Vec<_> = std::fs::read_dir(self.dir.log())
@@ -306,11 +319,33 @@ impl Session {
         self.processes(|words, _| words.contains(dir))
     }
 
-    fn kill_agents(&self) {
-        for pid in self.agents() {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    pub fn signal_agent(&self, signal: Signal) {
+        send(&self.agents(), signal);
+    }
+
+    /// Those that the agents started: the session's first process.
+    pub fn signal_first_process(&self, signal: Signal) {
+        for agent in self.agents() {
+            let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"));
+            let children: Vec<i32> = children
+                .unwrap()
+                .split_whitespace()
+                .map(|pid| pid.parse().unwrap())
+                .collect();
+            assert_eq!(children.len(), 1);
+            send(&children, signal);
         }
+    }
+
+    fn kill_agents(&self) {
+        self.signal_agent(Signal::SIGKILL);
+    }
+
+    /// As when a disk was lost: nothing of what earlier agents put down is there, and
+    /// the launcher knows that one has been.
+    pub fn lose_directory(&mut self) {
+        std::fs::remove_dir_all(self.dir.path()).unwrap();
+        self.launch.may_begin = false;
     }
 
     /// Killed, and gone: its lock is free.
@@ -392,6 +427,12 @@ impl Session {
             "left: {:?}",
             left()
         );
+    }
+}
+
+fn send(pids: &[i32], signal: Signal) {
+    for pid in pids {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), signal);
     }
 }
 

@@ -15,6 +15,7 @@ use dwell_core::protocol::{AgentPhase, ServerMessage};
 use dwell_core::session::{EndReason, Ending};
 use dwell_core::time::Millis;
 use host::{App, Host, python};
+use nix::sys::signal::Signal;
 
 fn cancelled() -> ServerMessage {
     ServerMessage::Stop {
@@ -290,4 +291,82 @@ async fn what_the_server_never_heard_is_told_by_the_next_agent() {
     let (ending, _) = session.ended().await;
     assert_eq!(ending.reason, EndReason::Failed);
     session.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_session_whose_agent_is_paused_ends_on_time_and_is_billed_to_its_end() {
+    let host = Host::new().await;
+    let app = App::new(python("stubborn.py")).granted(Millis(700));
+    let session = host.launch(app).await;
+    session.running().await;
+    session.signal_agent(Signal::SIGSTOP);
+    // 700 ms of its time, 500 of its grace, 100 for an agent that is merely late.
+    session
+        .no_process_is_left_within(Duration::from_millis(700 + 1_000))
+        .await;
+    // The longer it is paused the more there would be to bill wrongly.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    session.signal_agent(Signal::SIGCONT);
+    let (ending, status) = session.ended().await;
+    assert_eq!(ending, Ending::plain(EndReason::TimedOut));
+    let AgentPhase::Ended { running_ms, .. } = status.phase else {
+        panic!("{status:?}")
+    };
+    let ran = running_ms.unwrap();
+    assert!((700..1_700).contains(&ran.0), "{ran:?}");
+    assert!(status.held_ms.0 < ran.0 + 1_500, "{:?}", status.held_ms);
+    session.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_session_whose_first_process_is_paused_ends_on_time() {
+    let host = Host::new().await;
+    let app = App::new(python("stubborn.py")).granted(Millis(500));
+    let session = host.launch(app).await;
+    session.running().await;
+    session.signal_first_process(Signal::SIGSTOP);
+    let (ending, _) = session.ended().await;
+    assert_eq!(ending, Ending::plain(EndReason::TimedOut));
+    session.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_paused_agent_is_had_to_go_on_by_whoever_looks_for_it() {
+    let host = Host::new().await;
+    let session = host.launch(App::new(python("serve.py"))).await;
+    session.running().await;
+    session.signal_agent(Signal::SIGSTOP);
+    session.say(cancelled()).await;
+    assert_eq!(session.launch_again().await, "AlreadyRunning");
+    let (ending, _) = session.ended().await;
+    assert_eq!(ending, Ending::plain(EndReason::Cancelled));
+    session.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_session_whose_directory_was_lost_is_ended_and_nothing_is_begun() {
+    let host = Host::new().await;
+    let mut session = host.launch(App::new(python("stubborn.py"))).await;
+    session.running().await;
+    session.signal_agent(Signal::SIGSTOP);
+    session.lose_directory();
+    assert_eq!(session.launch_again().await, "Started");
+    let (ending, _) = session.ended().await;
+    assert_eq!(
+        ending,
+        Ending::failed("What its host kept of it was lost".into())
+    );
+    session
+        .no_process_is_left_within(Duration::from_secs(2))
+        .await;
+}
+
+#[tokio::test]
+async fn an_end_that_the_server_could_not_keep_is_said_again() {
+    let host = Host::new().await;
+    let session = host.launch(App::shell("exit 7")).await;
+    // Heard, and no word that it is on record.
+    session.until(|status| status.phase.rank() == 3).await;
+    session.is_heard_again().await;
+    session.ended().await;
 }

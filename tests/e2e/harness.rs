@@ -191,7 +191,8 @@ impl Api {
 pub struct Server {
     pub dir: PathBuf,
     pub api: Api,
-    child: Child,
+    /// None once it was taken over.
+    child: Option<Child>,
     config: String,
     listen: String,
     _owned: Option<TempDir>,
@@ -210,7 +211,12 @@ impl Server {
     }
 
     fn listen_in(dir: &Path, config: &str, listen: &str) -> Self {
-        Self::try_start_in(dir, config, listen, &[]).unwrap()
+        Self::spawn(dir, config, listen, &[])
+    }
+
+    /// As `dwell serve` with these arguments besides.
+    pub fn spawn(dir: &Path, config: &str, listen: &str, more: &[&str]) -> Self {
+        Self::try_start_in(dir, config, listen, more, &[]).unwrap()
     }
 
     /// A server with this in its environment too; an error if it dies before it listens.
@@ -218,6 +224,7 @@ impl Server {
         dir: &Path,
         config: &str,
         listen: &str,
+        more: &[&str],
         environment: &[(&str, String)],
     ) -> Result<Self, String> {
         std::fs::create_dir_all(dir).unwrap();
@@ -228,6 +235,7 @@ impl Server {
             .arg(dir)
             .arg("--config")
             .arg(&file)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -260,7 +268,7 @@ impl Server {
         Ok(Self {
             dir: dir.to_owned(),
             api: Api::new(&url, key.trim()),
-            child,
+            child: Some(child),
             config: config.to_owned(),
             listen: url.trim_start_matches("http://").to_owned(),
             _owned: None,
@@ -268,13 +276,14 @@ impl Server {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().unwrap().id()
     }
 
     /// As when the power goes, for the server alone.
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        let child = self.child.as_mut().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// On the same directory and address, as after a crash.
@@ -287,9 +296,22 @@ impl Server {
         *self = again;
     }
 
+    /// Another server takes over; what is left of this one is returned.
+    pub fn is_taken_over(&mut self) -> Child {
+        let (dir, config) = (self.dir.clone(), self.config.clone());
+        let mut successor = Self::spawn(&dir, &config, &self.listen, &["--takeover"]);
+        assert_eq!(successor.listen, self.listen);
+        std::mem::replace(&mut self.child, successor.child.take()).unwrap()
+    }
+
     pub fn terminate(&mut self) -> std::process::ExitStatus {
-        signal(self.child.id(), nix::sys::signal::Signal::SIGTERM);
-        self.child.wait().unwrap()
+        signal(self.pid(), nix::sys::signal::Signal::SIGTERM);
+        self.exits()
+    }
+
+    /// Until it has gone by itself.
+    pub fn exits(&mut self) -> std::process::ExitStatus {
+        self.child.as_mut().unwrap().wait().unwrap()
     }
 
     /// Agents of this server.
@@ -323,8 +345,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        let _ = child.kill();
+        let _ = child.wait();
         if self._owned.is_some() {
             for agent in self.agents() {
                 signal(agent, nix::sys::signal::Signal::SIGKILL);

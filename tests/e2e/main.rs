@@ -13,4 +13,5 @@ mod harness;
 mod lifecycle;
 mod misbehaviour;
 mod restart;
+mod takeover;
 mod tenants;

@@ -7,6 +7,8 @@ use serde_json::json;
 
 use super::harness::{ROOMY, Server, app, app_processes, signal};
 use nix::sys::signal::Signal;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn sessions_go_on_while_their_server_is_dead_and_are_there_when_it_is_back() {
@@ -132,4 +134,85 @@ async fn a_server_that_is_told_to_go_goes_and_its_sessions_stay() {
     server.restart();
     server.api.running(&id).await;
     server.api.stop(&id).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_to_go_answers_whoever_waits() {
+    let mut server = Server::start(ROOMY);
+    let api = server.api.clone();
+    let waiting = tokio::spawn(async move {
+        let body = json!({"command": ["sleep", "600"], "wait_for_server": true});
+        api.post("/session/dynamic", body).await
+    });
+    // Once it is on record, its creation waits for an app that never answers.
+    let id = loop {
+        let open = server.api.get("/sessions").await.json();
+        if let Some(id) = open[0]["id"].as_str() {
+            break id.to_owned();
+        }
+    };
+    let mut log = stream_log(&server, &id).await;
+    let began = Instant::now();
+    assert!(server.terminate().success());
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json(), json!({"session_id": id, "url": null}));
+    // A log that is broken off is not said to be complete.
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).await.unwrap();
+    assert!(!rest.contains("stream_complete"), "{rest}");
+    server.restart();
+    server.api.stop(&id).await;
+    server.nothing_is_left(&[id]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_to_stop_its_sessions_ends_them_all_and_takes_no_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[gpus]\nCPU = 2\n[limits]\ngrace_seconds = 3\n";
+    let mut server = Server::spawn(dir.path(), config, "127.0.0.1:0", &["--stop-sessions"]);
+    let mut ids = Vec::new();
+    // The third has to wait for its turn.
+    for name in ["stubborn.py", "serve.py", "serve.py"] {
+        ids.push(server.api.create(app(name)).await);
+    }
+    server.api.running(&ids[0]).await;
+    server.api.running(&ids[1]).await;
+    signal(server.pid(), Signal::SIGTERM);
+    // While the stubborn one has its grace.
+    server
+        .api
+        .until(&ids[0], |session| session["status"] != "running")
+        .await;
+    let body = json!({"command": app("serve.py")});
+    let refused = server.api.post("/session/dynamic", body).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.detail().contains("shutting down"), "{refused:?}");
+    assert!(server.exits().success());
+    server.nothing_is_left(&ids).await;
+    server.restart();
+    for id in &ids {
+        let session = server.api.session(id).await;
+        assert_eq!(
+            (&session["status"], &session["end_reason"]),
+            (&json!("ended"), &json!("cancelled"))
+        );
+    }
+}
+
+/// The stream of a session's log, once it has begun.
+async fn stream_log(server: &Server, id: &str) -> BufReader<TcpStream> {
+    let address = server.api.url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET /v2/stream-logs?session_id={id} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\n\r\n",
+        server.api.key
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    assert!(line.contains("200 OK"), "{line}");
+    stream
 }

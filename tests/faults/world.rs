@@ -94,8 +94,13 @@ impl World {
         let mut environment = environment.to_vec();
         environment.push(("DWELL_TEST_WORLD", self.dir().display().to_string()));
         // Elsewhere each time: agents and clients must find it.
-        let server =
-            Server::try_start_in(&self.data_dir(), &self.config, "127.0.0.1:0", &environment)?;
+        let server = Server::try_start_in(
+            &self.data_dir(),
+            &self.config,
+            "127.0.0.1:0",
+            &[],
+            &environment,
+        )?;
         *self.door.0.lock().unwrap() = server.api.clone();
         self.server = Some(server);
         Ok(())

@@ -29,6 +29,7 @@ use crate::api::{Api, router};
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::driver::{Driver, Effects, Running};
+use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::keys::{self, KeyRing};
 use crate::launcher::Launcher;
@@ -108,10 +109,12 @@ impl World {
         );
         let snapshot = store.load().await.unwrap();
         let plane = ControlPlane::recover(settings, snapshot, clock::now());
-        let (driver, running) = Driver::start(plane, Arc::clone(&store), effects);
+        let (driver, running) =
+            Driver::start(std::future::ready(Ok(plane)), Arc::clone(&store), effects);
         let mut world = Self {
             router: router(Api {
                 driver: driver.clone(),
+                gate: Gate::default(),
                 store,
                 keys: key_ring,
                 data_dir,

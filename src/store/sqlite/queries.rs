@@ -64,6 +64,10 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<Snapshot> {
     })
 }
 
+pub(super) fn all_keys(connection: &Connection) -> rusqlite::Result<Vec<Key>> {
+    all(connection, ALL_KEYS, [])
+}
+
 pub(super) fn session(
     connection: &Connection,
     owner: &str,
