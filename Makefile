@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 CARGO ?= cargo
 
-.PHONY: help run test test-unit test-simulation test-parts test-e2e setup lint deny soak bench
+.PHONY: help run test test-unit test-simulation test-parts test-e2e test-faults setup lint deny soak bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ help: ## List the recipes
 run: ## A first session: a web server, its URL and the time left
 	$(CARGO) run --release -- run -- python3 -m http.server {port}
 
-test: lint test-unit test-simulation setup test-parts test-e2e ## Everything, cheap checks first; what CI runs
+test: lint test-unit test-simulation setup test-parts test-e2e test-faults ## Everything, cheap checks first; what CI runs
 
 test-unit: ## Unit and property tests, in seconds once built
 	$(CARGO) test --workspace --lib
@@ -26,6 +26,13 @@ test-parts: setup ## The store, the gateway, the agent, the API's document, the 
 
 test-e2e: setup ## Real binaries, real clients, real apps
 	$(CARGO) test --test e2e
+
+# Root of a namespace of one's own may mount a disk as well.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --mount)
+
+test-faults: ## Processes killed at every step and at random; disks that are full, broken, locked
+	$(CARGO) test --test faults --no-run
+	$(AS_ROOT) $(CARGO) test --test faults -- --test-threads=4
 
 setup: $(VENV)/.ready ## What the tests need: pinned Python packages in .venv
 

@@ -13,38 +13,38 @@ use dwell::failpoint::Point;
 /// So many worlds at once.
 const WORLDS: usize = 8;
 
-/// When the point is armed. The death is at the first crossing after that.
+/// Before what the point is armed. The death is at the first crossing after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
-    /// Before the first server of a new data directory starts.
-    AtBirth,
-    /// Before anything is asked.
-    AtFirst,
-    /// Before the extension.
-    AtExtension,
-    /// Before the stop.
-    AtStop,
+enum Before {
+    /// The first server of a new data directory starts.
+    Birth,
+    /// Anything is asked.
+    First,
+    /// The extension.
+    Extension,
+    /// The stop.
+    Stop,
 }
 
 /// Every point, at each moment after which it is certain to be crossed.
-fn deaths() -> Vec<(Point, When)> {
+fn deaths() -> Vec<(Point, Before)> {
     let mut deaths = Vec::new();
     for point in Point::ALL {
-        let moments: &[When] = match point {
-            Point::ServerAfterKeyFile => &[When::AtBirth],
+        let moments: &[Before] = match point {
+            Point::ServerAfterKeyFile => &[Before::Birth],
             Point::DriverBeforeCommit
             | Point::DriverAfterCommit
             | Point::DriverAfterPublish
             | Point::DriverAfterEffects
             | Point::StoreInTransaction
             | Point::StoreAfterCommit => &[
-                When::AtBirth,
-                When::AtFirst,
-                When::AtExtension,
-                When::AtStop,
+                Before::Birth,
+                Before::First,
+                Before::Extension,
+                Before::Stop,
             ],
             Point::TunnelBeforeTell | Point::TunnelAfterStatus => {
-                &[When::AtFirst, When::AtExtension, When::AtStop]
+                &[Before::First, Before::Extension, Before::Stop]
             }
             Point::LauncherBeforeSpec
             | Point::LauncherAfterSpec
@@ -54,16 +54,16 @@ fn deaths() -> Vec<(Point, When)> {
             | Point::AgentAfterStart
             | Point::AgentAfterAnswered
             | Point::InitBeforeApp
-            | Point::InitAfterApp => &[When::AtFirst],
+            | Point::InitAfterApp => &[Before::First],
             // By the session that ends by itself, and by the one that is stopped.
             Point::AgentBeforeKill
             | Point::AgentBeforeEnded
             | Point::AgentAfterEnded
             | Point::AgentBeforeReport
-            | Point::AgentAfterForget => &[When::AtFirst, When::AtStop],
-            Point::AgentBeforeTerminate => &[When::AtStop],
+            | Point::AgentAfterForget => &[Before::First, Before::Stop],
+            Point::AgentBeforeTerminate => &[Before::Stop],
         };
-        deaths.extend(moments.iter().map(|when| (*point, *when)));
+        deaths.extend(moments.iter().map(|before| (*point, *before)));
     }
     deaths
 }
@@ -71,19 +71,19 @@ fn deaths() -> Vec<(Point, When)> {
 #[tokio::test]
 async fn whoever_dies_at_whatever_step_what_was_acknowledged_holds_and_nothing_is_left() {
     stream::iter(deaths())
-        .for_each_concurrent(WORLDS, async |(point, when)| {
-            eprintln!("{point:?}, armed {when:?}");
-            let world = World::with_failpoint(CONFIG, point, when == When::AtBirth);
+        .for_each_concurrent(WORLDS, async |(point, before)| {
+            eprintln!("{point:?}, armed before {before:?}");
+            let world = World::with_failpoint(CONFIG, point, before == Before::Birth);
             let mut scenario = Scenario {
                 world,
                 point,
-                when,
+                before,
                 ledger: Ledger::default(),
             };
             scenario.play().await;
             assert!(
                 !scenario.world.armed().exists(),
-                "{point:?} was never crossed after {when:?}"
+                "{point:?} was never crossed, armed before {before:?}"
             );
             audit(&mut scenario.world, &scenario.ledger).await;
         })
@@ -93,13 +93,13 @@ async fn whoever_dies_at_whatever_step_what_was_acknowledged_holds_and_nothing_i
 struct Scenario {
     world: World,
     point: Point,
-    when: When,
+    before: Before,
     ledger: Ledger,
 }
 
 impl Scenario {
     async fn play(&mut self) {
-        self.now_is(When::AtFirst);
+        self.now_is(Before::First);
         let serve = self.world.app("serve.py");
         let machine = json!({"name": "m", "command": serve});
         let machine = self.post("/machine/serverless", machine).await;
@@ -118,7 +118,7 @@ impl Scenario {
         assert_eq!(shown["status"], "running", "{shown}");
         self.the_app_does_not_see_the_failpoint(&session);
 
-        self.now_is(When::AtExtension);
+        self.now_is(Before::Extension);
         self.extend(&session, 3).await;
         let shown = self.world.get(&format!("/session/{session}")).await;
         self.ledger.check(&shown);
@@ -137,7 +137,7 @@ impl Scenario {
         let shown = self.world.until(&ends_by_itself, has_ended).await;
         self.check_end(&shown, "exited");
 
-        self.now_is(When::AtStop);
+        self.now_is(Before::Stop);
         let path = format!("/session/{session}");
         let stopped = self.world.ask(Method::DELETE, &path, json!(null)).await;
         // The first of two may have done it, and its answer been lost.
@@ -147,8 +147,8 @@ impl Scenario {
         self.check_end(&shown, "cancelled");
     }
 
-    fn now_is(&self, when: When) {
-        if self.when == when {
+    fn now_is(&self, before: Before) {
+        if self.before == before {
             std::fs::write(self.world.armed(), "").unwrap();
         }
     }
@@ -189,11 +189,11 @@ impl Scenario {
         let name = format!("{:?}", self.point);
         let kills_an_agent = name.starts_with("Agent") || name.starts_with("Init");
         if shown["end_reason"] != reason {
-            assert!(kills_an_agent, "{name} {:?}: {shown}", self.when);
+            assert!(kills_an_agent, "{name} {:?}: {shown}", self.before);
             assert_eq!(shown["end_reason"], "failed", "{shown}");
         }
         if shown["end_reason"] == "failed" {
-            assert!(kills_an_agent, "{name} {:?}: {shown}", self.when);
+            assert!(kills_an_agent, "{name} {:?}: {shown}", self.before);
             assert!(shown["error"].is_string(), "{shown}");
         }
     }

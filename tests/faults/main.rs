@@ -7,6 +7,7 @@
 )]
 
 mod audit;
+mod disk;
 mod failpoints;
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 #[path = "../e2e/harness.rs"]

@@ -17,7 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 /// A dollar a second, so that money is as exact as time; agents that are missed soon.
 pub const CONFIG: &str = "\
 [gpus]
-CPU = 4
+CPU = 5
 A10G = 2
 [prices]
 CPU = 3600.0
@@ -174,13 +174,14 @@ impl World {
         }
     }
 
-    /// A test app that puts down when it is started.
+    /// A test app that puts down when it is started, and says whose it is.
     pub fn app(&self, name: &str) -> Value {
         let (starts, app) = (self.starts_file(), here(&format!("tests/apps/{name}")));
         let line = format!(
-            "read up idle < /proc/uptime; echo $DWELL_SESSION_ID $up >> {}; exec python3 -S {}",
+            "read up idle < /proc/uptime; echo $DWELL_SESSION_ID $up >> {}; exec python3 -S {} {}",
             starts.display(),
-            app.display()
+            app.display(),
+            self.dir().display()
         );
         json!(["sh", "-c", line])
     }
@@ -211,6 +212,21 @@ impl World {
         all
     }
 
+    /// Whatever the server left is killed.
+    pub fn kill_all(&self) {
+        // Again: a process that was being started may not have been seen.
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                signal(pid, Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn agents(&self) -> Vec<u32> {
         let sessions = self.data_dir().join("sessions").display().to_string();
         processes(|words, _| words.starts_with("dwell\0agent") && words.contains(&sessions))
@@ -233,18 +249,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.server = None;
-        // A process that was being started may not have been seen.
-        loop {
-            let left = processes_of(self.dir());
-            if left.is_empty() {
-                return;
-            }
-            for pid in left {
-                signal(pid, Signal::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.kill();
+        self.kill_all();
     }
 }
 

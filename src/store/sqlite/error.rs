@@ -32,8 +32,8 @@ pub(super) fn sentence(file: &Path, error: &rusqlite::Error) -> StoreError {
             "is locked by another program (a backup?); try again when that is done".to_owned()
         }
         ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
-            "is damaged, or no store of dwell's; restore it from a backup, or move it away to \
-             begin anew"
+            "is damaged, or its disk is, or it is no store of dwell's; look at the disk first, \
+             then restore the file from a backup, or move it away to begin anew"
                 .to_owned()
         }
         ErrorCode::CannotOpen => format!(

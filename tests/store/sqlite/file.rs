@@ -61,8 +61,8 @@ async fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
     let letter = "Dear store,\n".repeat(1_000);
     std::fs::write(home.file(), &letter).unwrap();
     let expected = format!(
-        "{} is damaged, or no store of dwell's; restore it from a backup, or move it away to \
-         begin anew",
+        "{} is damaged, or its disk is, or it is no store of dwell's; look at the disk first, \
+         then restore the file from a backup, or move it away to begin anew",
         home.file().display()
     );
     assert_eq!(refusal(&home.file()), expected);
