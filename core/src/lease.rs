@@ -513,6 +513,10 @@ mod tests {
         assert_eq!(lease.kill_at_latest(), Some(Monotonic(61_900)));
         lease.advance(Monotonic(61_000));
         assert_eq!(lease.kill_at_latest(), Some(Monotonic(61_900)));
+        let mut extended = running_since(0);
+        let granted_ms = Millis(90_000);
+        extended.heard(&ServerMessage::Lease { granted_ms }, Monotonic(7));
+        assert_eq!(extended.kill_at_latest(), Some(Monotonic(90_900)));
         let ending = Ending::plain(EndReason::Cancelled);
         let mut stopped = running_since(0);
         stopped.heard(&ServerMessage::Stop { ending }, Monotonic(7));

@@ -364,6 +364,55 @@ fn what_the_store_refused_never_happened() {
 }
 
 #[test]
+fn an_end_that_the_store_refused_is_looked_for_again() {
+    let mut world = World::new(1);
+    let Limits { lost_after, .. } = Limits::default();
+    world.create_plain(1);
+    world.launched(1, LaunchOutcome::Started);
+    world.heard(1, &running(0, 0, 15));
+    world
+        .plane
+        .heard(id(1), &ended(7, EndReason::Exited), world.now());
+    world.plane.roll_back(world.now());
+    // Its agent told the end, died, and nobody says anything any more.
+    assert_eq!(launched(&world.after(CALL_BACK_WITHIN)), [id(1)]);
+    world.launched(1, LaunchOutcome::Failed("no room".into()));
+    world.after(lost_after);
+    assert_eq!(reason(world.stored(1)), EndReason::Lost);
+}
+
+#[test]
+fn an_app_may_begin_only_while_no_agent_was_heard_of() {
+    let mut world = World::new(1);
+    let Limits { relaunch_after, .. } = Limits::default();
+    let may_begin = |commands: &[Command]| match commands {
+        [Command::Launch(launch)] => launch.may_begin,
+        commands => panic!("not one launch but {commands:?}"),
+    };
+    assert!(may_begin(&world.create_plain(1)));
+    assert!(may_begin(&world.after(relaunch_after)));
+    world.heard(1, &status(1, 15, AgentPhase::Starting));
+    assert!(!may_begin(&world.after(relaunch_after)));
+    world.restart();
+    assert!(!may_begin(&world.after(Millis::ZERO)));
+}
+
+#[test]
+fn a_server_that_leaves_nothing_behind_ends_all_and_takes_no_more() {
+    let mut world = World::new(1);
+    world.create_plain(1);
+    world.create_plain(2);
+    world.plane.cancel_all(world.now());
+    let stop = ServerMessage::Stop {
+        ending: Ending::plain(EndReason::Cancelled),
+    };
+    assert_eq!(told(&world.commit()), [stop]);
+    assert_eq!(reason(world.stored(2)), EndReason::Cancelled);
+    let more = world.create(3, Source::Recipe(Box::new(recipe())));
+    assert_eq!(more, Err(Refusal::ShuttingDown));
+}
+
+#[test]
 fn a_server_that_comes_back_owes_what_it_owed() {
     let mut world = World::new(1);
     world.create_plain(1); // Committed; whether it was launched is not known.

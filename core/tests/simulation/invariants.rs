@@ -369,6 +369,23 @@ fn tree_is_gone(world: &World, ended: &Session) -> Checked {
     Ok(())
 }
 
+/// However late and in whatever order an agent is told of more time, it knows of the
+/// most that it was told.
+pub fn nothing_told_is_taken_back(world: &World, id: SessionId) -> Checked {
+    let Some(site) = world.sites.get(&id) else {
+        return Ok(());
+    };
+    if let (Some(tree), Some(status)) = (&site.tree, site.status(world.now)) {
+        ensure!(
+            status.granted_ms >= tree.promise.granted_ms(),
+            "{id} was told {} and knows of {}",
+            tree.promise.granted_ms(),
+            status.granted_ms
+        );
+    }
+    Ok(())
+}
+
 /// The last process of a session is gone.
 pub fn check_end(world: &World, id: SessionId, site: &Site) -> Checked {
     let Some(tree) = &site.tree else {

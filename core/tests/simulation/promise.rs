@@ -3,6 +3,7 @@
 
 use dwell_core::lease::Terms;
 use dwell_core::protocol::ServerMessage;
+use dwell_core::time::Millis;
 
 use crate::agents::ORPHAN_MS;
 
@@ -68,6 +69,11 @@ impl Promise {
     /// May it still run, and be granted more?
     pub fn goes_on(&self, now: u64) -> bool {
         self.gone_by.is_none() && now < self.deadline()
+    }
+
+    /// What its agent was told in time that it may have in all.
+    pub fn granted_ms(&self) -> Millis {
+        self.terms.granted_ms
     }
 
     /// When the last process must be gone.

@@ -390,7 +390,10 @@ impl World {
                 self.serve(|_, _| ());
             }
             Event::ToServer(id, status) => self.server_hears(id, &status),
-            Event::ToAgent(id, message) => self.with_site(id, |site, now| site.hear(&message, now)),
+            Event::ToAgent(id, message) => {
+                self.with_site(id, |site, now| site.hear(&message, now));
+                self.check(invariants::nothing_told_is_taken_back(self, id));
+            }
             Event::HangsUp(id) => {
                 self.serve(|plane, now| plane.hung_up(id, now));
             }
