@@ -103,16 +103,12 @@ impl Scenario {
         let serve = self.world.app("serve.py");
         let machine = json!({"name": "m", "command": serve});
         let machine = self.post("/machine/serverless", machine).await;
-        let mut session = self
-            .create(json!({"machine_id": machine["id"], "timeout": 5}))
-            .await;
+        let mut session = self.create(json!({"machine_id": machine["id"]})).await;
         let mut shown = self.running_or_ended(&session).await;
         if shown["status"] == "ended" {
             self.check_end(&shown, "failed");
             // Whoever started it dies but once.
-            session = self
-                .create(json!({"machine_id": machine["id"], "timeout": 5}))
-                .await;
+            session = self.create(json!({"machine_id": machine["id"]})).await;
             shown = self.running_or_ended(&session).await;
         }
         assert_eq!(shown["status"], "running", "{shown}");
@@ -132,7 +128,7 @@ impl Scenario {
 
         let leaves = self.world.app("leaves_daemon.py");
         let ends_by_itself = self
-            .create_with("/session/dynamic", json!({"command": leaves, "timeout": 5}))
+            .create_with("/session/dynamic", json!({"command": leaves}))
             .await;
         let shown = self.world.until(&ends_by_itself, has_ended).await;
         self.check_end(&shown, "exited");
@@ -163,11 +159,14 @@ impl Scenario {
         self.create_with("/session", body).await
     }
 
-    async fn create_with(&mut self, path: &str, body: Value) -> String {
-        let minutes = body["timeout"].as_u64().unwrap();
+    async fn create_with(&mut self, path: &str, mut body: Value) -> String {
+        const MINUTES: u64 = 5;
+        body["timeout"] = json!(MINUTES);
+        // Of these there are enough, though a lost answer leaves a session behind.
+        body["gpu"] = json!("CPU");
         let answer = self.post(path, body).await;
         let id = answer["session_id"].as_str().unwrap().to_owned();
-        self.ledger.created(&id, minutes);
+        self.ledger.created(&id, MINUTES);
         id
     }
 
