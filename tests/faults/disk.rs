@@ -323,9 +323,10 @@ async fn promptly(world: &World, method: Method, path: &str, body: &Value) -> An
 // --- Journals ---------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_journal_with_a_corrupt_tail_still_ends_with_a_sentence_and_a_closed_event() {
+async fn a_journal_that_is_damaged_or_gone_still_ends_with_a_sentence_and_a_closed_event() {
     type Damage = fn(&mut Vec<u8>);
-    let damages: [Damage; 5] = [
+    let damages: [Damage; 6] = [
+        |journal| journal.clear(),
         |journal| journal.truncate(journal.len() - 1),
         |journal| journal.truncate(journal.len() - 12),
         |journal| journal.extend(b"{\"event\":\"ended\",\"status\":{\"held_ms\":99"),

@@ -17,7 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 /// A dollar a second, so that money is as exact as time; agents that are missed soon.
 pub const CONFIG: &str = "\
 [gpus]
-CPU = 5
+CPU = 6
 A10G = 2
 [prices]
 CPU = 3600.0
