@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 CARGO ?= cargo
+MUTANTS := 27.1.0
 
-.PHONY: help run test test-unit test-simulation test-parts test-e2e test-faults setup lint deny soak bench
+.PHONY: help run test test-unit test-simulation test-parts test-e2e test-faults setup lint deny soak mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +50,12 @@ deny: ## Licences, advisories and duplicates of dependencies (needs cargo-deny)
 
 soak: ## The simulation with fresh seeds until stopped
 	DWELL_SIMULATION_SCHEDULES=0 $(CARGO) test --release -p dwell-core --test simulation every_schedule -- --nocapture
+
+mutants: ## Which changes of leases, metering and sessions does no test notice?
+	$(CARGO) mutants --version 2>/dev/null | grep -qF " $(MUTANTS)" || \
+	  $(CARGO) install cargo-mutants --version $(MUTANTS) --locked
+	DWELL_SIMULATION_SCHEDULES=100 $(CARGO) mutants --package dwell-core --output target \
+	  --file core/src/lease.rs --file core/src/metering.rs --file core/src/session.rs
 
 bench: ## The figures of the README
 	$(CARGO) build --release --workspace

@@ -24,6 +24,12 @@ macro_rules! points {
 points! {
     /// The server that has just begun has written the first key to its file.
     ServerAfterKeyFile,
+    /// A server gives way: it decides nothing more, and has not said so.
+    ServerBeforeYours,
+    /// All is its successor's; it does not know whether that serves.
+    ServerAfterYours,
+    /// A successor has taken up everything, and not said so.
+    SuccessorBeforeServing,
     /// The driver has decided; nothing is on record.
     DriverBeforeCommit,
     /// All is on record; nothing is done.

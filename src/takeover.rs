@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
 use crate::data_dir::DataDir;
+use crate::failpoint::{self, Point};
 
 /// The number changes when either side could misread the other.
 const PROTOCOL: u32 = 1;
@@ -199,6 +200,7 @@ pub struct Serving(Peer);
 impl Serving {
     /// The predecessor need take nothing back.
     pub fn say(self) {
+        failpoint::cross(Point::SuccessorBeforeServing);
         if let Err(error) = self.0.say(&Message::Serving, &[]) {
             tracing::warn!("the server that was taken over is gone already: {error}");
         }
@@ -299,7 +301,9 @@ impl Successor {
     /// # Errors
     /// When it is gone, or takes too long: all is to be taken back.
     pub fn give_way(self) -> io::Result<()> {
+        failpoint::cross(Point::ServerBeforeYours);
         self.0.say(&Message::Yours, &[])?;
+        failpoint::cross(Point::ServerAfterYours);
         match self.0.hear()? {
             (Message::Serving, _) => Ok(()),
             _ => Err(io::ErrorKind::InvalidData.into()),

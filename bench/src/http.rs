@@ -93,11 +93,15 @@ impl Connection {
 
 /// Ask `address` until it answers 200; for who cannot be told when that is.
 pub fn until_it_answers(address: &str) -> io::Result<()> {
+    until_200(|| Connection::open(address, "")?.get("/"))
+}
+
+/// Ask until the answer is 200.
+pub fn until_200(ask: impl Fn() -> io::Result<Answer>) -> io::Result<()> {
     const ASK_AGAIN_AFTER: Duration = Duration::from_micros(300);
     let began = std::time::Instant::now();
     loop {
-        let answer = Connection::open(address, "").and_then(|mut app| app.get("/"));
-        match answer {
+        match ask() {
             Ok(answer) if answer.status == 200 => return Ok(()),
             Ok(_) | Err(_) if began.elapsed() < PATIENCE => std::thread::sleep(ASK_AGAIN_AFTER),
             Ok(answer) => return Err(io::Error::other(format!("it answers {}", answer.status))),

@@ -1,18 +1,25 @@
 //! The figures of the README, measured on this machine. `make bench`.
 //!
-//! usage: dwell-bench DWELL [one|crowd|throughput|memory]…
+//! usage: dwell-bench DWELL [one|crowd|throughput|memory|restart|deadlines]…
 //!
 //! Clients, server and apps share the machine's cores.
 
+mod at_once;
+mod deadlines;
 mod http;
 mod memory;
+mod restart;
 mod server;
 mod start;
 mod statistics;
+mod stored;
 mod throughput;
+mod witness;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -24,11 +31,13 @@ struct Figure {
 
 type Measure = fn(&Path) -> Result<Vec<Figure>>;
 
-const MEASURES: [(&str, Measure); 4] = [
+const MEASURES: [(&str, Measure); 6] = [
     ("one", start::one),
     ("crowd", start::crowd),
     ("throughput", throughput::throughput),
     ("memory", memory::memory),
+    ("restart", restart::restart),
+    ("deadlines", deadlines::deadlines),
 ];
 
 fn main() -> Result<()> {
@@ -44,6 +53,7 @@ fn main() -> Result<()> {
     {
         return Err(format!("there is no figure {unknown}").into());
     }
+    allow_many_open_files()?;
     let cores = std::thread::available_parallelism()?;
     println!(
         "{cores} cores, clients and apps included; medians, and between what half of them lie"
@@ -56,4 +66,11 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Of ourselves and of the servers: every session needs some, and most shells
+/// allow few.
+fn allow_many_open_files() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }

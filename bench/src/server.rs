@@ -1,8 +1,9 @@
 //! The server that is measured: the real binary, in a directory of its own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::Result;
+use crate::at_once::at_once;
 use crate::http::Connection;
 
 /// More than is asked of it.
@@ -19,6 +21,7 @@ sessions_per_owner = 1000000
 ";
 
 pub struct Server {
+    dwell: PathBuf,
     dir: TempDir,
     child: Child,
     address: String,
@@ -37,15 +40,9 @@ pub fn data_dir(dwell: &Path) -> Result<TempDir> {
 impl Server {
     /// With so many slots for sessions.
     pub fn start(dwell: &Path, dir: TempDir, slots: u32) -> Result<Self> {
-        let config = dir.path().join("dwell.toml");
-        std::fs::write(&config, format!("{LIMITS}[gpus]\nCPU = {slots}\n"))?;
-        let mut child = Command::new(dwell)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(dir.path())
-            .arg("--config")
-            .arg(&config)
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let config = format!("{LIMITS}[gpus]\nCPU = {slots}\n");
+        std::fs::write(config_file(dir.path()), config)?;
+        let mut child = launch(dwell, dir.path(), "127.0.0.1:0", Stdio::piped())?;
         let stderr = child.stderr.take().ok_or("it has no standard error")?;
         let mut lines = BufReader::new(stderr).lines();
         let address = loop {
@@ -58,6 +55,7 @@ impl Server {
         std::thread::spawn(move || lines.map_while(std::result::Result::ok).for_each(drop));
         let key = std::fs::read_to_string(dir.path().join("admin.key"))?;
         Ok(Self {
+            dwell: dwell.to_owned(),
             dir,
             child,
             address,
@@ -65,12 +63,43 @@ impl Server {
         })
     }
 
+    /// Kill it, and start it again as it was. Returns when it was started, without
+    /// waiting for it to answer.
+    pub fn kill_and_restart(&mut self) -> Result<Instant> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let began = Instant::now();
+        self.child = launch(&self.dwell, self.dir.path(), &self.address, Stdio::null())?;
+        Ok(began)
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn connect(&self) -> Result<Connection> {
-        Ok(Connection::open(&self.address, &self.key)?)
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn connect(&self) -> io::Result<Connection> {
+        Connection::open(&self.address, &self.key)
+    }
+
+    /// Put sessions into the queue of a server whose slots are taken. The id of the
+    /// first.
+    pub fn queue(&self, sessions: u32, command: &[String]) -> Result<String> {
+        const CLIENTS: u32 = 64;
+        let create = |api: &mut Connection| -> Result<String> {
+            text(&create(api, command, json!({}))?, "session_id")
+        };
+        let first = create(&mut self.connect()?)?;
+        at_once((0..CLIENTS).collect(), |client| {
+            let mut api = self.connect()?;
+            (1..sessions)
+                .filter(|number| number % CLIENTS == client)
+                .try_for_each(|_| create(&mut api).map(drop))
+        })?;
+        Ok(first)
     }
 
     /// The agents of its sessions.
@@ -99,14 +128,36 @@ impl Drop for Server {
                 // It ends its session first.
                 let _ = kill(Pid::from_raw(agent.cast_signed()), Signal::SIGTERM);
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 }
 
+fn config_file(dir: &Path) -> PathBuf {
+    dir.join("dwell.toml")
+}
+
+fn launch(dwell: &Path, dir: &Path, listen: &str, stderr: Stdio) -> io::Result<Child> {
+    Command::new(dwell)
+        .args(["serve", "--listen", listen, "--data-dir"])
+        .arg(dir)
+        .arg("--config")
+        .arg(config_file(dir))
+        .stderr(stderr)
+        .spawn()
+}
+
+/// Ask for a session of `command`, with what else `body` says; the answer.
+fn create(api: &mut Connection, command: &[String], mut body: Value) -> Result<Value> {
+    body["command"] = json!(command);
+    body["gpu"] = json!("CPU");
+    let answer = api.send("POST", "/session/dynamic", &body.to_string())?;
+    Ok(serde_json::from_slice(&answer.body)?)
+}
+
 /// A session that its server says to run.
 pub struct Session {
-    id: String,
+    pub id: String,
     /// `host:port`.
     pub address: String,
 }
@@ -114,18 +165,18 @@ pub struct Session {
 impl Session {
     /// Create one and wait until its app answers.
     pub fn create(api: &mut Connection, command: &[String]) -> Result<Self> {
-        let body = json!({"command": command, "gpu": "CPU", "wait_for_server": true});
-        let answer = api.send("POST", "/session/dynamic", &body.to_string())?;
-        let created: Value = serde_json::from_slice(&answer.body)?;
-        let text = |name: &str| {
-            created
-                .get(name)
-                .and_then(Value::as_str)
-                .ok_or_else(|| format!("{} {created}", answer.status))
-        };
+        Self::create_with(api, command, json!({}))
+    }
+
+    /// The same, with what else `body` says.
+    pub fn create_with(api: &mut Connection, command: &[String], mut body: Value) -> Result<Self> {
+        body["wait_for_server"] = json!(true);
+        let created = create(api, command, body)?;
         Ok(Self {
-            id: text("session_id")?.to_owned(),
-            address: text("url")?.trim_start_matches("http://").to_owned(),
+            id: text(&created, "session_id")?,
+            address: text(&created, "url")?
+                .trim_start_matches("http://")
+                .to_owned(),
         })
     }
 
@@ -137,6 +188,14 @@ impl Session {
             status => Err(format!("a session could not be ended: {status}").into()),
         }
     }
+}
+
+/// What a field of an answer says.
+pub fn text(answer: &Value, field: &str) -> Result<String> {
+    let says = answer.get(field).and_then(Value::as_str);
+    Ok(says
+        .ok_or_else(|| format!("no {field} in {answer}"))?
+        .to_owned())
 }
 
 /// A program beside this one.

@@ -4,8 +4,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::at_once::at_once;
 use crate::http::until_it_answers;
 use crate::server::{Server, Session, beside, data_dir};
 use crate::statistics::{Sample, millis};
@@ -82,7 +83,7 @@ pub fn crowd(dwell: &Path) -> Result<Vec<Figure>> {
     for _ in 0..CROWD_ROUNDS {
         let connections: Vec<_> = (0..CROWD)
             .map(|_| server.connect())
-            .collect::<Result<_>>()?;
+            .collect::<std::io::Result<_>>()?;
         let (took, started) = at_once(connections, |mut api| {
             let session = Session::create(&mut api, &app.command)?;
             until_it_answers(&session.address)?;
@@ -102,27 +103,6 @@ pub fn crowd(dwell: &Path) -> Result<Vec<Figure>> {
         what: format!("{CROWD} at once, all answering, {}", app.name),
         measured: format!("{}; by hand {}", sessions.summary(), by_hand.summary()),
     }])
-}
-
-/// Do it with all of them at the same time. How long until the last was done, and
-/// what came of each.
-fn at_once<T: Send, R: Send>(
-    all: Vec<T>,
-    work: impl Fn(T) -> Result<R> + Sync,
-) -> Result<(Duration, Vec<R>)> {
-    let began = Instant::now();
-    let work = &work;
-    let done: Result<Vec<R>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = all
-            .into_iter()
-            .map(|one| scope.spawn(move || work(one)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().map_err(|_| "a client died")?)
-            .collect()
-    });
-    Ok((began.elapsed(), done?))
 }
 
 /// An app as a person would start it.

@@ -5,25 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dwell::data_dir::DataDir;
-use dwell::store::Store;
-use dwell::store::sqlite::Sqlite;
-use dwell_core::control_plane::Change;
-use dwell_core::gpu::{GpuId, GpuType};
-use dwell_core::id::{GpuEventId, SessionId};
-use dwell_core::machine::{AppCommand, Recipe};
-use dwell_core::metering::{GpuEvent, Span};
-use dwell_core::owner::{Owner, UserId};
-use dwell_core::pricing::{HourlyRate, MicroDollars};
-use dwell_core::session::{EndReason, Ending, Session, State};
-use dwell_core::time::{Millis, Timestamp};
-use uuid::Uuid;
 
 use crate::http::Connection;
 use crate::server::{Server, beside, data_dir};
 use crate::statistics::{Sample, millis};
+use crate::stored::{STORED, fill};
 use crate::{Figure, Result};
 
-const STORED: usize = 100_000;
 const CLIENTS: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(8);
@@ -108,62 +96,4 @@ fn load(
         millis(sample.quantile(0.5)),
         millis(sample.quantile(0.99)),
     ))
-}
-
-/// Put sessions that have ended into the store of `dir`; their ids.
-fn fill(dir: &DataDir) -> Result<Vec<SessionId>> {
-    dir.create()?;
-    let store = Sqlite::open(&dir.store())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let now = dwell::clock::wall();
-    let sessions: Vec<_> = (0..STORED).map(|number| session(number, now)).collect();
-    let ids = sessions.iter().map(|session| session.id).collect();
-    for some in sessions.chunks(1_000) {
-        let changes = some.iter().cloned().map(Box::new).map(Change::Session);
-        runtime.block_on(store.commit(changes.collect()))?;
-    }
-    Ok(ids)
-}
-
-fn session(number: usize, now: Timestamp) -> Session {
-    let minutes = |minutes: usize| Millis(60_000 * minutes as u64);
-    // Over the last 20 days, of the one who has the key.
-    let created_at = now.minus(minutes(number % 28_800 + 10));
-    let started_at = created_at.plus(Millis(50));
-    Session {
-        id: SessionId(Uuid::new_v4()),
-        owner: Owner::User(UserId("admin".to_owned())),
-        user_id: UserId("admin".to_owned()),
-        machine_id: None,
-        machine_version_id: None,
-        recipe: Recipe {
-            command: AppCommand::Argv(vec!["jupyter".to_owned(), "lab".to_owned()]),
-            port: None,
-            workdir: None,
-            environment: [("HF_HOME".to_owned(), "/models".to_owned())].into(),
-            gpu: GpuType::cpu(),
-            timeout_minutes: 15,
-            ready_path: "/".to_owned(),
-            access: None,
-        },
-        gpu_type: GpuType::cpu(),
-        created_at,
-        granted_ms: minutes(15),
-        state: State::Ended {
-            started_at: Some(started_at),
-            ended_at: started_at.plus(minutes(9)),
-            ending: Ending::plain(EndReason::Cancelled),
-        },
-        gpu_event: GpuEvent {
-            gpu: Some(GpuId(format!("CPU {}", number % 64))),
-            span: Span::Closed {
-                start: created_at,
-                held: minutes(9),
-            },
-            ..GpuEvent::new(
-                GpuEventId(Uuid::new_v4()),
-                HourlyRate(MicroDollars(1_100_000)),
-            )
-        },
-    }
 }

@@ -43,6 +43,9 @@ use pending::Pending;
 /// before another one is sent to look.
 const CALL_BACK_WITHIN: Millis = Millis(1_000);
 
+/// After its agent died, the last process of a session is gone within this.
+const ORPHAN_GONE_WITHIN: Millis = Millis(2_000);
+
 /// What the server is configured to be.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -169,9 +172,9 @@ struct Contact {
     started_since: bool,
     /// Launches that were asked for and have had no outcome yet.
     launches: u32,
-    /// A launch since the last sign of life has found no agent. Silence alone loses
+    /// When a launch, since the last sign of life, found no agent. Silence alone loses
     /// nothing: it may be ours.
-    found_nobody: bool,
+    nobody_there: Option<Monotonic>,
     alarm: Monotonic,
 }
 
@@ -388,7 +391,7 @@ impl ControlPlane {
             contact.last_heard = now.monotonic;
             contact.may_have_begun = true;
             contact.started_since = false;
-            contact.found_nobody = false;
+            contact.nobody_there = None;
             contact.hung_up = false;
         }
         let free_since = session
@@ -437,7 +440,7 @@ impl ControlPlane {
                 if let Some(contact) = self.contacts.get_mut(&id) {
                     contact.may_have_begun = true;
                     // Once: agents that start and never call are given up in the end.
-                    contact.found_nobody = contact.started_since;
+                    contact.nobody_there = contact.started_since.then_some(now.monotonic);
                     if !std::mem::replace(&mut contact.started_since, true) {
                         contact.last_heard = now.monotonic;
                     }
@@ -447,13 +450,13 @@ impl ControlPlane {
                 // It lives, and keeps its lease; it may just not reach us.
                 if let Some(contact) = self.contacts.get_mut(&id) {
                     contact.may_have_begun = true;
-                    contact.found_nobody = false;
+                    contact.nobody_there = None;
                     contact.last_heard = now.monotonic;
                 }
             }
             LaunchOutcome::Failed(why) => {
                 if let Some(contact) = self.contacts.get_mut(&id) {
-                    contact.found_nobody = true;
+                    contact.nobody_there = Some(now.monotonic);
                 }
                 // Another launch that is under way may yet succeed.
                 let never_began = self
@@ -681,7 +684,7 @@ impl ControlPlane {
             hung_up: true,
             started_since: false,
             launches: 0,
-            found_nobody: false,
+            nobody_there: None,
             alarm,
         };
         self.contacts.insert(id, contact);
@@ -712,14 +715,16 @@ impl ControlPlane {
             ..
         } = self.settings.limits;
         let silence = now.monotonic.since(contact.last_heard);
-        if silence >= lost_after && contact.launches == 0 && contact.found_nobody {
-            self.give_up(id, lost_after, now);
-        } else if silence >= lost_after {
+        if silence >= lost_after {
             let is_looked_for = contact.launches > 0;
-            self.set_alarm(id, now.monotonic.plus(CALL_BACK_WITHIN));
-            if !is_looked_for {
-                self.launch(id);
+            match contact.nobody_there {
+                Some(at) if !is_looked_for && now.monotonic.since(at) >= ORPHAN_GONE_WITHIN => {
+                    return self.give_up(id, lost_after, now);
+                }
+                None if !is_looked_for => self.launch(id),
+                Some(_) | None => {}
             }
+            self.set_alarm(id, now.monotonic.plus(CALL_BACK_WITHIN));
         } else if contact.hung_up || silence >= relaunch_after {
             contact.hung_up = false;
             let lost_at = contact.last_heard.plus(lost_after);

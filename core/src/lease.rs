@@ -555,6 +555,49 @@ mod tests {
     }
 
     #[test]
+    fn an_app_that_cannot_be_started_ends_with_its_sentence_and_one_that_was_does_not() {
+        let mut lease = Lease::new(TERMS, Monotonic(0));
+        commands(&mut lease);
+        lease.app_not_started("There is no such program", Monotonic(3));
+        assert_eq!(commands(&mut lease), [Command::KillTree, Command::Report]);
+        assert_eq!(
+            ending(&lease),
+            Ending::failed("There is no such program".into())
+        );
+        let mut runs = running_since(0);
+        runs.app_not_started("There is no such program", Monotonic(3));
+        assert_eq!(commands(&mut runs), []);
+    }
+
+    #[test]
+    fn the_end_tells_for_how_long_the_app_had_answered() {
+        let running_ms = |lease: &Lease| match lease.status(Monotonic(99_999)).phase {
+            AgentPhase::Stopping { running_ms, .. } | AgentPhase::Ended { running_ms, .. } => {
+                running_ms
+            }
+            phase @ (AgentPhase::Starting | AgentPhase::Running { .. }) => {
+                panic!("still {phase:?}")
+            }
+        };
+        let mut lease = running_since(1_000);
+        lease.app_exited(Exit::Status(0), None, Monotonic(8_000));
+        assert_eq!(running_ms(&lease), Some(Millis(7_000)));
+        lease.tree_gone(Monotonic(8_001));
+        assert_eq!(running_ms(&lease), Some(Millis(7_000)));
+        let mut never_answered = Lease::new(TERMS, Monotonic(0));
+        never_answered.advance(Monotonic(10_000));
+        assert_eq!(running_ms(&never_answered), None);
+    }
+
+    #[test]
+    fn a_lease_that_is_told_again_is_no_news() {
+        let mut lease = running_since(0);
+        let granted_ms = TERMS.granted_ms;
+        lease.heard(&ServerMessage::Lease { granted_ms }, Monotonic(1));
+        assert_eq!(commands(&mut lease), []);
+    }
+
+    #[test]
     fn an_exit_kills_what_the_app_left_behind() {
         let mut lease = running_since(0);
         lease.app_exited(Exit::Status(3), Some("out of cheese"), Monotonic(5));

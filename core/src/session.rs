@@ -310,3 +310,131 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::GpuEventId;
+    use crate::machine::AppCommand;
+    use crate::pricing::HourlyRate;
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+    use uuid::Uuid;
+
+    const CREATED: Timestamp = Timestamp(1_000_000);
+
+    /// A session of one minute whose agent was asked for at once.
+    fn starting() -> Session {
+        let user = UserId("ada".into());
+        Session {
+            id: SessionId(Uuid::nil()),
+            owner: Owner::User(user.clone()),
+            user_id: user,
+            machine_id: None,
+            machine_version_id: None,
+            recipe: Recipe {
+                command: AppCommand::Shell("app".into()),
+                port: None,
+                workdir: None,
+                environment: BTreeMap::new(),
+                gpu: GpuType::cpu(),
+                timeout_minutes: 1,
+                ready_path: "/".into(),
+                access: None,
+            },
+            gpu_type: GpuType::cpu(),
+            created_at: CREATED,
+            granted_ms: Millis(60_000),
+            state: State::Starting {
+                placement: Placement {
+                    gpu: GpuId("CPU/0000".into()),
+                    visible_device: String::new(),
+                    port: 20_000,
+                },
+            },
+            gpu_event: GpuEvent::new(GpuEventId(Uuid::nil()), HourlyRate::default()),
+        }
+    }
+
+    /// Its agent says, when the server's clock is at `at_ms` after its creation, that
+    /// the app has answered for `running_ms`.
+    fn says_running(session: &mut Session, at_ms: i64, running_ms: u64) {
+        let status = AgentStatus {
+            held_ms: Millis(running_ms),
+            granted_ms: session.granted_ms,
+            phase: AgentPhase::Running {
+                running_ms: Millis(running_ms),
+                upstream: (Ipv4Addr::LOCALHOST, 9).into(),
+            },
+        };
+        session.observe(&status, Timestamp(CREATED.0 + at_ms), CREATED);
+    }
+
+    fn timeout_end(session: &Session) -> i64 {
+        let State::Running { timeout_end, .. } = session.state else {
+            panic!("not running but {:?}", session.state)
+        };
+        timeout_end.0 - CREATED.0
+    }
+
+    #[test]
+    fn the_deadline_on_record_follows_the_agents_clock_and_not_every_delay() {
+        let mut session = starting();
+        says_running(&mut session, 5_000, 0);
+        assert_eq!(timeout_end(&session), 65_000);
+        // A message took a second; then one was quick.
+        says_running(&mut session, 11_000, 5_000);
+        assert_eq!(timeout_end(&session), 65_000);
+        says_running(&mut session, 9_000, 5_000);
+        assert_eq!(timeout_end(&session), 65_000);
+        // The server's clock was stepped, forward and back.
+        says_running(&mut session, 11_001, 5_000);
+        assert_eq!(timeout_end(&session), 66_001);
+        says_running(&mut session, -900_000, 6_000);
+        assert_eq!(timeout_end(&session), -846_000);
+    }
+
+    #[test]
+    fn when_the_app_began_to_answer_is_known_to_the_end_and_never_after_it() {
+        let mut session = starting();
+        assert_eq!(session.started_at(), None);
+        says_running(&mut session, 5_000, 0);
+        let began = Some(Timestamp(CREATED.0 + 5_000));
+        assert_eq!(session.started_at(), began);
+        let ending = Ending::plain(EndReason::Cancelled);
+        session.stop(ending.clone(), Timestamp(CREATED.0 + 6_000));
+        assert_eq!(session.started_at(), began);
+        // The server's clock was stepped back.
+        session.end(ending, CREATED);
+        assert_eq!(session.started_at(), began);
+        let State::Ended { ended_at, .. } = session.state else {
+            panic!("not ended but {:?}", session.state)
+        };
+        assert_eq!(Some(ended_at), began);
+    }
+
+    #[test]
+    fn an_end_that_is_the_first_word_heard_tells_that_the_app_had_answered() {
+        let ending = Ending::plain(EndReason::TimedOut);
+        let running_ms = Some(Millis(60_000));
+        for phase in [
+            AgentPhase::Stopping {
+                ending: ending.clone(),
+                running_ms,
+            },
+            AgentPhase::Ended { ending, running_ms },
+        ] {
+            let mut session = starting();
+            let status = AgentStatus {
+                held_ms: Millis(65_000),
+                granted_ms: session.granted_ms,
+                phase,
+            };
+            session.observe(&status, Timestamp(CREATED.0 + 65_000), CREATED);
+            assert_eq!(session.placement().is_some(), session.is_open());
+            assert!(!matches!(session.state, State::Starting { .. }));
+            let answered = Timestamp(CREATED.0 + 5_000);
+            assert_eq!(session.started_at(), Some(answered));
+        }
+    }
+}

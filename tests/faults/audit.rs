@@ -72,6 +72,8 @@ impl Ledger {
 /// End what is open, wait until all is at rest, and check that nothing is left and
 /// everything is true.
 pub async fn audit(world: &mut World, ledger: &Ledger) {
+    // The one who answers may be another than the one who was started last.
+    world.revive();
     end_what_is_open(world, ledger).await;
     for id in ledger.sessions.keys() {
         ledger.check(&world.get(&format!("/session/{id}")).await);

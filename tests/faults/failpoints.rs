@@ -22,6 +22,8 @@ enum Before {
     First,
     /// The extension.
     Extension,
+    /// Another server takes over, which is done in these scenarios alone.
+    Takeover,
     /// The stop.
     Stop,
 }
@@ -32,6 +34,9 @@ fn deaths() -> Vec<(Point, Before)> {
     for point in Point::ALL {
         let moments: &[Before] = match point {
             Point::ServerAfterKeyFile => &[Before::Birth],
+            Point::ServerBeforeYours | Point::ServerAfterYours | Point::SuccessorBeforeServing => {
+                &[Before::Takeover]
+            }
             Point::DriverBeforeCommit
             | Point::DriverAfterCommit
             | Point::DriverAfterPublish
@@ -125,6 +130,14 @@ impl Scenario {
             .iter()
             .any(|of| of["id"] == session.as_str());
         assert!(is_listed, "{session} is not in {list}");
+
+        if self.before == Before::Takeover {
+            self.now_is(Before::Takeover);
+            self.world.is_taken_over(self.point);
+            let shown = self.world.get(&format!("/session/{session}")).await;
+            self.ledger.check(&shown);
+            assert_eq!(shown["status"], "running", "{shown}");
+        }
 
         let leaves = self.world.app("leaves_daemon.py");
         let ends_by_itself = self

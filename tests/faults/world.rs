@@ -35,6 +35,7 @@ pub struct World {
     place: TempDir,
     config: String,
     server: Option<Server>,
+    predecessor: Option<Server>,
     door: Door,
 }
 
@@ -76,21 +77,24 @@ impl World {
             place,
             config: config.to_owned(),
             server: None,
+            predecessor: None,
             door: Door(Arc::new(Mutex::new(Api::new("http://nobody", "")))),
         };
-        let failpoint = point.map(|point| {
-            let armed = world.armed().display().to_string();
-            ("DWELL_FAILPOINT", format!("{point:?}@{armed}"))
-        });
+        let failpoint = point.map(|point| world.failpoint(point));
         let environment: Vec<_> = failpoint.into_iter().collect();
-        if let Err(error) = world.try_start(&environment) {
+        if let Err(error) = world.try_start(&[], &environment) {
             assert!(point.is_some() && !world.armed().exists(), "{error}");
             world.start();
         }
         world
     }
 
-    fn try_start(&mut self, environment: &[(&str, String)]) -> Result<(), String> {
+    fn failpoint(&self, point: Point) -> (&'static str, String) {
+        let armed = self.armed().display().to_string();
+        ("DWELL_FAILPOINT", format!("{point:?}@{armed}"))
+    }
+
+    fn try_start(&mut self, more: &[&str], environment: &[(&str, String)]) -> Result<(), String> {
         let mut environment = environment.to_vec();
         environment.push(("DWELL_TEST_WORLD", self.dir().display().to_string()));
         // Elsewhere each time: agents and clients must find it.
@@ -98,7 +102,7 @@ impl World {
             &self.data_dir(),
             &self.config,
             "127.0.0.1:0",
-            &[],
+            more,
             &environment,
         )?;
         *self.door.0.lock().unwrap() = server.api.clone();
@@ -107,19 +111,33 @@ impl World {
     }
 
     pub fn start(&mut self) {
-        self.try_start(&[]).unwrap();
+        self.try_start(&[], &[]).unwrap();
+    }
+
+    /// Another server takes over, and can be made to die at `point` too. The one before
+    /// stays, should it have to take all back.
+    pub fn is_taken_over(&mut self, point: Point) {
+        self.predecessor = self.server.take();
+        let failpoint = self.failpoint(point);
+        if let Err(error) = self.try_start(&["--takeover"], &[failpoint]) {
+            assert!(!self.armed().exists(), "{error}");
+        }
     }
 
     /// The server is killed, if there is one.
     pub fn kill(&mut self) {
         self.server = None;
+        self.predecessor = None;
     }
 
     /// A server that has died by itself is started again.
     pub fn revive(&mut self) {
         if self.server.as_ref().is_none_or(is_dead) {
-            self.server = None;
-            self.start();
+            self.server = self.predecessor.take();
+            if self.server.as_ref().is_none_or(is_dead) {
+                self.server = None;
+                self.start();
+            }
         }
     }
 

@@ -486,6 +486,9 @@ fn no_session_is_lost_before_somebody_has_looked_for_it() {
     assert_eq!(launched(&world.after(lost_after)), []);
     assert!(world.stored(1).is_open());
     world.launched(1, LaunchOutcome::Failed("no such host".into()));
+    // If there was an agent until a moment ago, its app is gone in another.
+    world.after(ORPHAN_GONE_WITHIN.minus(Millis(1)));
+    assert!(world.stored(1).is_open());
     world.after(CALL_BACK_WITHIN);
     assert_eq!(reason(world.stored(1)), EndReason::Lost);
 }
@@ -644,10 +647,10 @@ fn an_agent_that_started_late_has_its_time_to_call() {
     world.create_plain(1);
     world.ms = relaunch_after.minus(Millis(1)).0;
     world.launched(1, LaunchOutcome::Started);
-    world.after(lost_after.minus(Millis(1)));
+    world.after(lost_after.minus(ORPHAN_GONE_WITHIN));
     assert!(world.stored(1).is_open());
     // One that starts again and again and never calls is given up all the same.
     world.launched(1, LaunchOutcome::Started);
-    world.after(Millis(1));
+    world.after(ORPHAN_GONE_WITHIN);
     assert_eq!(reason(world.stored(1)), EndReason::Failed);
 }
