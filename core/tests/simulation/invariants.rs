@@ -10,7 +10,7 @@ use dwell_core::protocol::AgentPhase;
 use dwell_core::session::{Session, State};
 use dwell_core::time::Millis;
 
-use super::agents::Site;
+use super::agents::{ORPHAN_MS, Site};
 use super::world::{LIMITS, PORTS, World};
 
 /// An agent that is paused while it waits for the last process to go may take it to be
@@ -356,13 +356,17 @@ fn event_is_true(world: &World, ended: &Session) -> Checked {
 /// Or its host could not be reached when it was last looked for (see
 /// [`one_gpu_has_one_live_tree`]); or it is an app that was started anew since nobody
 /// could know better (see [`an_app_is_started_once_at_most`]), whose agent is as little
-/// heard of as the first.
+/// heard of as the first; or its host fell asleep while the kernel killed it, and has
+/// just woken up.
 fn tree_is_gone(world: &World, ended: &Session) -> Checked {
     let Some(site) = world.sites.get(&ended.id) else {
         return Ok(());
     };
+    let dies_on_waking = site.tree.as_ref().is_some_and(|tree| {
+        site.agent.is_none() && world.now <= tree.promise.host_went_on + ORPHAN_MS
+    });
     ensure!(
-        site.tree.is_none() || site.host_was_away || site.trees > 1,
+        site.tree.is_none() || site.host_was_away || site.trees > 1 || dies_on_waking,
         "{} has ended and its processes are there",
         ended.id
     );

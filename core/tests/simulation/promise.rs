@@ -19,7 +19,7 @@ pub struct Promise {
     gone_by: Option<u64>,
     /// When its host last went on after it had stood still: nothing could be done
     /// before.
-    host_went_on: u64,
+    pub host_went_on: u64,
 }
 
 impl Promise {
