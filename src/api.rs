@@ -24,10 +24,11 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
-use axum::http::{Method, StatusCode, header};
-use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
+use axum::body::HttpBody;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use dwell_core::gpu::Inventory;
@@ -147,9 +148,28 @@ pub fn router(api: Api) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))
+        .layer(from_fn(close_after_refusal))
         .layer(cross_origin())
         .with_state(Arc::new(api))
         .layer(from_fn_with_state(gate, gate::pass))
+}
+
+/// What is left of a large body that was refused is not read: its connection ends, and
+/// the answer says so, lest the next request be sent on it.
+async fn close_after_refusal(request: Request, next: Next) -> Response {
+    /// So much is read off a connection in any case.
+    const SMALL_BYTES: u64 = 4_096;
+    let is_small = request
+        .body()
+        .size_hint()
+        .upper()
+        .is_some_and(|bytes| bytes <= SMALL_BYTES);
+    let mut response = next.run(request).await;
+    if !is_small && response.status().is_client_error() {
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Not now: the sentence says why.
