@@ -264,7 +264,15 @@ impl Session {
             }
             AgentPhase::Ended { ending, running_ms } => {
                 self.is_stopping(ending, *running_ms, now);
-                self.end(ending.clone(), now);
+                // What was decided first, and perhaps acknowledged, is the reason.
+                let ending = match &self.state {
+                    State::Stopping { ending, .. } => ending.clone(),
+                    State::Queued { .. }
+                    | State::Starting { .. }
+                    | State::Running { .. }
+                    | State::Ended { .. } => ending.clone(),
+                };
+                self.end(ending, now);
             }
         }
     }

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use dwell_core::id::SessionId;
 use dwell_core::lease::Exit;
 use dwell_core::time::Monotonic;
 use nix::errno::Errno;
@@ -78,9 +79,15 @@ impl Order {
     }
 }
 
+/// The variable in a first process's environment that says whose it is. The app does
+/// not see it.
+pub const MARK: &str = "DWELL_FIRST_PROCESS_OF";
+
 /// What is to be started.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct App {
+    /// The session.
+    pub session: SessionId,
     /// The program's path.
     pub program: PathBuf,
     /// All its words, its name the first.

@@ -13,14 +13,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::cgroup::{self, Cgroups};
+use super::init;
 use super::journal::Holder;
 use crate::data_dir::{DataDir, SessionDir};
 
 /// How long what was killed may take to go before it is killed again.
 const KILL_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// The variable by which every process of a session is known, unless it hides it.
-const MARK: &[u8] = b"DWELL_SESSION_ID=";
+/// The variables by which every process of a session is known, unless it hides them.
+const MARKS: [&str; 2] = ["DWELL_SESSION_ID", init::MARK];
 
 /// What is there of the sessions in `data_dir`. What belongs to no session that it
 /// knows is another server's.
@@ -102,8 +103,9 @@ pub fn marked() -> Vec<(SessionId, Pid)> {
 #[must_use]
 pub fn session_of(pid: i32) -> Option<SessionId> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let id = environment
-        .split(|byte| *byte == 0)
-        .find_map(|variable| variable.strip_prefix(MARK))?;
-    std::str::from_utf8(id).ok()?.parse().ok()
+    let of_session = |variable: &[u8]| {
+        let (name, id) = std::str::from_utf8(variable).ok()?.split_once('=')?;
+        MARKS.contains(&name).then(|| id.parse().ok()).flatten()
+    };
+    environment.split(|byte| *byte == 0).find_map(of_session)
 }

@@ -68,6 +68,7 @@ pub(super) struct Supervisor {
     spec: AgentSpec,
     lock: Lock,
     journal: Journal,
+    has_put_down_end: bool,
     log: Log,
 }
 
@@ -83,6 +84,7 @@ impl Supervisor {
             spec,
             lock,
             journal,
+            has_put_down_end: false,
             log,
         }
     }
@@ -112,7 +114,8 @@ impl Supervisor {
                 at_work.finish_log(LAST_WORDS_WITHIN).await;
                 self.clean_up(at_work.tree.as_ref());
                 failpoint::cross(Point::AgentBeforeReport);
-                at_work.report_until_heard(status).await;
+                let put_down = |status: &AgentStatus| self.put_down_end(status);
+                at_work.report_until_heard(status, put_down).await;
                 failpoint::cross(Point::AgentAfterForget);
                 self.lock.retire(&self.dir);
             })
@@ -122,14 +125,13 @@ impl Supervisor {
     /// An earlier agent's session is over: make sure of it, and report it.
     pub(super) async fn report_past(mut self, status: AgentStatus) {
         remains::clear_away(self.spec.session).await;
-        self.note(&Entry::Ended {
-            status: status.clone(),
-        });
+        self.put_down_end(&status);
         self.clean_up(None);
         LocalSet::new()
             .run_until(async move {
                 let mut at_work = AtWork::new(&self.spec, status.clone());
-                at_work.report_until_heard(status).await;
+                let put_down = |status: &AgentStatus| self.put_down_end(status);
+                at_work.report_until_heard(status, put_down).await;
                 self.lock.retire(&self.dir);
             })
             .await;
@@ -160,6 +162,7 @@ impl Supervisor {
         let program = find_program(name, &environment, &directory)?;
         let cgroups = Cgroups::create(self.spec.session, self.spec.limits);
         let app = App {
+            session: self.spec.session,
             program,
             words,
             environment,
@@ -199,8 +202,9 @@ impl Supervisor {
             match next {
                 Next::Happening(happening) => {
                     if matches!(happening, Happening::Word(Word::AppExited(_))) {
-                        // What it wrote before it exited may not be read yet.
-                        at_work.finish_log(EXIT_WORDS_WITHIN).await;
+                        if let Some(answered) = at_work.finish_app().await {
+                            self.take_in(answered, lease, at_work);
+                        }
                     }
                     self.take_in(happening, lease, at_work);
                 }
@@ -248,7 +252,7 @@ impl Supervisor {
                     if matches!(status.phase, AgentPhase::Ended { .. }) {
                         // The server is told when nothing is left to be read or removed.
                         failpoint::cross(Point::AgentBeforeEnded);
-                        self.note(&Entry::Ended { status });
+                        self.put_down_end(&status);
                         failpoint::cross(Point::AgentAfterEnded);
                     } else {
                         at_work.report(lease);
@@ -302,13 +306,24 @@ impl Supervisor {
         }
     }
 
-    fn note(&mut self, entry: &Entry) {
-        if let Err(error) = self.journal.write(entry) {
+    /// Put down the end, once. Says whether it is.
+    fn put_down_end(&mut self, status: &AgentStatus) -> bool {
+        let ended = Entry::Ended {
+            status: status.clone(),
+        };
+        self.has_put_down_end = self.has_put_down_end || self.note(&ended);
+        self.has_put_down_end
+    }
+
+    fn note(&mut self, entry: &Entry) -> bool {
+        let written = self.journal.write(entry);
+        if let Err(error) = &written {
             eprintln!(
                 "{} the journal cannot be written: {error}",
                 clock::rfc3339(clock::wall())
             );
         }
+        written.is_ok()
     }
 
     fn remark(&self, sentence: &str) {
@@ -429,6 +444,24 @@ impl AtWork {
         }
     }
 
+    /// What an app that has exited wrote, and whether it answered, may not be known yet.
+    async fn finish_app(&mut self) -> Option<Happening> {
+        let mut answered = self.answered.take();
+        let answer = async {
+            match &mut answered {
+                Some(_) => timeout(EXIT_WORDS_WITHIN, joined(&mut answered))
+                    .await
+                    .ok()?,
+                None => None,
+            }
+        };
+        let (answer, ()) = tokio::join!(answer, self.finish_log(EXIT_WORDS_WITHIN));
+        if let Some(probe) = answered {
+            probe.abort();
+        }
+        answer.map(Happening::Answered)
+    }
+
     /// Wait until the first process is gone too, if it ended all others by itself.
     async fn see_off(&mut self) {
         while let Some(tree) = &mut self.tree
@@ -450,25 +483,34 @@ impl AtWork {
         let _ = timeout(limit, all_read).await;
     }
 
-    /// Say how it ended until the server has it on record, or long enough.
-    async fn report_until_heard(&mut self, status: AgentStatus) {
+    /// Say how it ended until the server has it on record, or long enough. Where the
+    /// end could not be put down, nobody else would know it: `put_down` tries again,
+    /// and until it could there is no "long enough".
+    async fn report_until_heard(
+        &mut self,
+        status: AgentStatus,
+        mut put_down: impl FnMut(&AgentStatus) -> bool,
+    ) {
         let mut again = every(REPORT_AGAIN_AFTER);
-        let heard = async {
-            loop {
-                tokio::select! {
-                    event = self.events.recv() => match event {
-                        Some(Event::Connected) => again.reset_immediately(),
-                        Some(Event::Said(ServerMessage::Forget) | Event::Refused) | None => return,
-                        Some(Event::Said(ServerMessage::Lease { .. } | ServerMessage::Stop { .. })) => {}
-                    },
-                    // A server whose store refuses has heard it and could not keep it.
-                    _ = again.tick() => {
-                        self.status.send_replace(status.clone());
+        let gives_up_at = Instant::now() + REPORT_FOR;
+        let mut is_put_down = false;
+        loop {
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(Event::Connected) => again.reset_immediately(),
+                    Some(Event::Said(ServerMessage::Forget) | Event::Refused) | None => return,
+                    Some(Event::Said(ServerMessage::Lease { .. } | ServerMessage::Stop { .. })) => {}
+                },
+                // A server whose store refuses has heard it and could not keep it.
+                _ = again.tick() => {
+                    is_put_down = is_put_down || put_down(&status);
+                    if is_put_down && Instant::now() >= gives_up_at {
+                        return;
                     }
+                    self.status.send_replace(status.clone());
                 }
             }
-        };
-        let _ = timeout(REPORT_FOR, heard).await;
+        }
     }
 }
 

@@ -52,6 +52,7 @@ impl Tree {
         command
             .arg0("dwell")
             .args(["agent", "init"])
+            .env(init::MARK, app.session.to_string())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(app_stdout)
             .stderr(app_stderr)
