@@ -10,7 +10,7 @@ mod cgroup;
 mod control;
 mod environment;
 mod init;
-mod journal;
+pub mod journal;
 mod memory;
 mod port;
 mod probe;
