@@ -9,10 +9,10 @@
 //! ```
 
 mod connection;
-mod cors;
-mod credentials;
-mod exchange;
-mod headers;
+pub mod cors;
+pub mod credentials;
+pub mod exchange;
+pub mod headers;
 mod page;
 mod pool;
 

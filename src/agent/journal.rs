@@ -5,7 +5,7 @@
 //! life that a session killed with its agent is billed by), and which process it is.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use dwell_core::protocol::{AgentPhase, AgentStatus};
@@ -148,7 +148,11 @@ impl Lock {
 }
 
 /// The journal, open for writing.
-pub struct Journal(File);
+pub struct Journal {
+    file: File,
+    /// A line was begun and could not be finished.
+    is_torn: bool,
+}
 
 impl Journal {
     /// The journal of `dir`, and what its earlier agent left.
@@ -162,20 +166,15 @@ impl Journal {
             .create(true)
             .mode(0o600)
             .open(dir.journal())?;
-        let mut entries = Vec::new();
-        let mut ends_clean = true;
-        for line in BufReader::new(&file).split(b'\n') {
-            match serde_json::from_slice(&line?) {
-                Ok(entry) => entries.push(entry),
-                // A line that a crash cut short says nothing.
-                Err(_) => ends_clean = false,
-            }
-        }
-        if !ends_clean {
-            file.write_all(b"\n")?;
-        }
-        let past = past(&entries, lock.last_proof());
-        Ok((Self(file), past))
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        file.write_all(before_next(&text))?;
+        let past = past(&entries(&text), lock.last_proof());
+        let journal = Self {
+            file,
+            is_torn: false,
+        };
+        Ok((journal, past))
     }
 
     /// Put this down.
@@ -183,13 +182,51 @@ impl Journal {
     /// # Errors
     /// When it cannot be written. The session goes on all the same.
     pub fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
-        line.push(b'\n');
-        self.0.write_all(&line)
+        let mut line = entry.line()?;
+        if self.is_torn {
+            line.insert(0, b'\n');
+        }
+        let written = self.file.write_all(&line);
+        self.is_torn = written.is_err();
+        written
     }
 }
 
-fn past(entries: &[Entry], last_proof: Option<Monotonic>) -> Past {
+impl Entry {
+    /// The entry as it is written.
+    ///
+    /// # Errors
+    /// When it cannot be said in JSON.
+    pub fn line(&self) -> serde_json::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
+/// What the text of a journal says. A line that a crash cut short says nothing.
+#[must_use]
+pub fn entries(text: &[u8]) -> Vec<Entry> {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect()
+}
+
+/// What goes between the text of a journal and the next entry, so that this one has a
+/// line of its own.
+#[must_use]
+pub fn before_next(text: &[u8]) -> &'static [u8] {
+    if text.is_empty() || text.ends_with(b"\n") {
+        b""
+    } else {
+        b"\n"
+    }
+}
+
+/// What an agent that left these entries has to be reported as, `last_proof` being when
+/// it last did prove to live.
+#[must_use]
+pub fn past(entries: &[Entry], last_proof: Option<Monotonic>) -> Past {
     let mut began = None;
     let mut answered = None;
     for entry in entries {
@@ -305,5 +342,18 @@ mod tests {
             Journal::open(&session, &lock).unwrap().1,
             Past::Over(status)
         );
+    }
+
+    #[test]
+    fn an_entry_that_lost_only_its_line_end_and_the_next_one_are_both_read() {
+        let (_dir, session) = session_dir();
+        let lock = Lock::take(&session).unwrap().unwrap();
+        std::fs::write(session.journal(), b"{\"event\":\"began\",\"at\":5}").unwrap();
+        let (mut journal, _) = Journal::open(&session, &lock).unwrap();
+        let answered = Entry::Answered { at: Monotonic(6) };
+        journal.write(&answered).unwrap();
+        let text = std::fs::read(session.journal()).unwrap();
+        let began = Entry::Began { at: Monotonic(5) };
+        assert_eq!(entries(&text), [began, answered]);
     }
 }

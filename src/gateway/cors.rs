@@ -17,7 +17,7 @@ const ALLOW_PRIVATE_NETWORK: HeaderName =
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 
 /// The answer to a browser that asks whether it may send a script's request.
-pub(super) fn preflight<B, R: Default>(request: &Request<B>) -> Option<Response<R>> {
+pub fn preflight<B, R: Default>(request: &Request<B>) -> Option<Response<R>> {
     let asked = request.headers();
     if *request.method() != Method::OPTIONS {
         return None;
@@ -50,7 +50,8 @@ pub(super) fn preflight<B, R: Default>(request: &Request<B>) -> Option<Response<
 }
 
 /// The origin of a request that comes from another one.
-pub(super) fn other_origin(headers: &HeaderMap) -> Option<HeaderValue> {
+#[must_use]
+pub fn other_origin(headers: &HeaderMap) -> Option<HeaderValue> {
     let origin = headers.get(ORIGIN)?;
     let host = headers.get(HOST).map_or(&b""[..], HeaderValue::as_bytes);
     // The scheme is not compared: TLS may have been taken off on the way here.
@@ -64,7 +65,7 @@ pub(super) fn other_origin(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Let scripts of `origin` read the response, unless the app has said who may.
-pub(super) fn allow(origin: Option<HeaderValue>, headers: &mut HeaderMap) {
+pub fn allow(origin: Option<HeaderValue>, headers: &mut HeaderMap) {
     if let Some(origin) = origin
         && !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN)
     {

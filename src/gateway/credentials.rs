@@ -25,7 +25,10 @@ pub(super) fn own_cookie(port: u16) -> String {
 
 /// May a request with these keys pass to what is `owner`'s? Any key of the owner's
 /// will do; the error is about the one that comes first.
-pub(super) fn admit(
+///
+/// # Errors
+/// When it may not: no key of the owner's is among them.
+pub fn admit(
     keys: &KeyRing,
     owner: &Owner,
     port: u16,

@@ -1,5 +1,6 @@
 //! One request and its response.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use dwell_core::owner::Owner;
 use http_body_util::{Either, Empty, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderValue, LOCATION, SET_COOKIE};
+use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version, upgrade};
 
@@ -15,6 +17,7 @@ use super::connection::Visit;
 use super::page::{self, Page};
 use super::pool::{Failure, Pool, RequestBody, ResponseBody};
 use super::{RouteStatus, cors, credentials, headers};
+use crate::keys::KeyRing;
 
 /// A response's body: words of ours, or the app's as they come.
 type Body = Either<Full<Bytes>, ResponseBody>;
@@ -140,27 +143,40 @@ fn for_app(
     request: Request<Incoming>,
     protocol: Option<HeaderValue>,
 ) -> Request<RequestBody> {
-    let (mut parts, body) = request.into_parts();
-    // Whoever takes us for a forward proxy says in its target whom it means.
-    if let Some(authority) = parts.uri.authority()
-        && let Ok(host) = HeaderValue::try_from(authority.as_str())
-    {
-        parts.headers.insert(HOST, host);
-    }
-    let target: Option<PathAndQuery> = match parts.uri.query().and_then(credentials::strip_query) {
-        Some(query) => credentials::with_query(parts.uri.path(), &query)
-            .parse()
-            .ok(),
-        None => parts.uri.path_and_query().cloned(),
-    };
-    parts.uri = target.map_or_else(Uri::default, Uri::from);
-    credentials::strip(visit.keys(), &mut parts.headers);
-    headers::to_app(&mut parts.headers, protocol, visit.from.ip(), app.app());
-    parts.version = Version::HTTP_11;
+    let (mut head, body) = request.into_parts();
+    let from = visit.from.ip();
+    head_for_app(&mut head, protocol, visit.keys(), from, app.app());
     let body = if body.is_end_stream() {
         Either::Right(Empty::new())
     } else {
         Either::Left(body)
     };
-    Request::from_parts(parts, body)
+    Request::from_parts(head, body)
+}
+
+/// Make the head of a visitor's request the one that its app is to see: addressed to
+/// it, and without keys of ours.
+pub fn head_for_app(
+    head: &mut Parts,
+    protocol: Option<HeaderValue>,
+    keys: &KeyRing,
+    from: IpAddr,
+    app: SocketAddr,
+) {
+    // Whoever takes us for a forward proxy says in its target whom it means.
+    if let Some(authority) = head.uri.authority()
+        && let Ok(host) = HeaderValue::try_from(authority.as_str())
+    {
+        head.headers.insert(HOST, host);
+    }
+    let target: Option<PathAndQuery> = match head.uri.query().and_then(credentials::strip_query) {
+        Some(query) => credentials::with_query(head.uri.path(), &query)
+            .parse()
+            .ok(),
+        None => head.uri.path_and_query().cloned(),
+    };
+    head.uri = target.map_or_else(Uri::default, Uri::from);
+    credentials::strip(keys, &mut head.headers);
+    headers::to_app(&mut head.headers, protocol, from, app);
+    head.version = Version::HTTP_11;
 }

@@ -16,7 +16,10 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 
 /// What of a request cannot be passed on without guessing at its meaning. hyper has
 /// refused what cannot be parsed, and has dropped the length of a chunked body.
-pub(super) fn refuse<B>(request: &Request<B>) -> Result<(), (StatusCode, &'static str)> {
+///
+/// # Errors
+/// The status to refuse it with, and why.
+pub fn refuse<B>(request: &Request<B>) -> Result<(), (StatusCode, &'static str)> {
     if *request.method() == Method::CONNECT {
         let sentence = "This is no forward proxy: CONNECT is not possible here.";
         return Err((StatusCode::METHOD_NOT_ALLOWED, sentence));
@@ -44,7 +47,8 @@ pub(super) fn refuse<B>(request: &Request<B>) -> Result<(), (StatusCode, &'stati
 
 /// The other protocol that a request asks for. HTTP/2 is not passed on: inside it,
 /// nothing here could be seen to.
-pub(super) fn wanted_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+#[must_use]
+pub fn wanted_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(UPGRADE)?;
     let is_asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let is_http2 = wanted
@@ -85,7 +89,7 @@ pub(super) fn to_app(
 }
 
 /// Make an app's headers the ones that its visitor is to see.
-pub(super) fn to_visitor(headers: &mut HeaderMap, status: StatusCode) {
+pub fn to_visitor(headers: &mut HeaderMap, status: StatusCode) {
     // A chunked body has no other length, whatever the app says beside it.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
