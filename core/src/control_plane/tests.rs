@@ -364,6 +364,20 @@ fn what_the_store_refused_never_happened() {
 }
 
 #[test]
+fn an_agent_that_hung_up_has_a_second_to_call_before_it_is_looked_for() {
+    let mut world = World::new(1);
+    world.create_plain(1);
+    world.launched(1, LaunchOutcome::Started);
+    world.heard(1, &running(0, 0, 15));
+    world.plane.hung_up(id(1), world.now());
+    assert_eq!(
+        launched(&world.after(CALL_BACK_WITHIN.minus(Millis(1)))),
+        []
+    );
+    assert_eq!(launched(&world.after(Millis(1))), [id(1)]);
+}
+
+#[test]
 fn an_end_that_the_store_refused_is_looked_for_again() {
     let mut world = World::new(1);
     let Limits { lost_after, .. } = Limits::default();
