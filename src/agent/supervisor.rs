@@ -222,13 +222,20 @@ impl Supervisor {
     }
 
     /// If we were paused past the last moment, what was done in our place comes before
-    /// anything that we would do or say now.
+    /// anything that we would do or say now, and before what was said until then.
     async fn catch_up(&mut self, lease: &mut Lease, at_work: &mut AtWork) {
-        while lease
-            .kill_at_latest()
-            .is_some_and(|moment| moment < clock::monotonic())
-            && let Ok(Some(word)) = timeout(WORD_WITHIN, next_word(&mut at_work.words)).await
-        {
+        let overslept = |moment| moment < clock::monotonic();
+        if !lease.kill_at_latest().is_some_and(overslept) {
+            return;
+        }
+        let mut said = Vec::new();
+        while let Ok(Some(word)) = timeout(WORD_WITHIN, next_word(&mut at_work.words)).await {
+            if let Word::KilledInYourPlace { gone_at } = word {
+                return lease.ended_by_watch(gone_at);
+            }
+            said.push(word);
+        }
+        for word in said {
             self.take_in(Happening::Word(word), lease, at_work);
         }
     }
