@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::at_once::at_once;
-use crate::http::Connection;
 use crate::server::{Server, Session, beside, data_dir, text};
 use crate::statistics::Sample;
 use crate::witness::{self, Seen};
@@ -89,25 +88,26 @@ fn begin(
 /// From each deadline to the end of the GPU event; nothing where the record has that
 /// first, as a message's way can make it.
 fn on_record(server: &Server, deadlines: &HashMap<String, Timestamp>) -> Result<Sample> {
-    let mut api: Connection = server.connect()?;
-    let answer = api.get("/platform/usage-details")?;
-    let events: Vec<Value> = serde_json::from_slice(&answer.body)?;
-    if events.len() != deadlines.len() {
-        return Err(format!(
-            "{} GPU events of {} sessions",
-            events.len(),
-            deadlines.len()
-        )
-        .into());
+    let lateness = |event: Value| -> Result<Duration> {
+        let deadline = deadlines
+            .get(&text(&event, "session_id")?)
+            .ok_or("a session that nobody made")?;
+        let end: Timestamp = text(&event, "end_time")?.parse()?;
+        Ok(end.duration_since(*deadline).try_into().unwrap_or_default())
+    };
+    closed_events(server)?.into_iter().map(lateness).collect()
+}
+
+/// All GPU events, once all are closed: the kernel knows of an end before the server.
+fn closed_events(server: &Server) -> Result<Vec<Value>> {
+    const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+    let mut api = server.connect()?;
+    loop {
+        let answer = api.get("/platform/usage-details")?;
+        let events: Vec<Value> = serde_json::from_slice(&answer.body)?;
+        if events.iter().all(|event| text(event, "end_time").is_ok()) {
+            return Ok(events);
+        }
+        std::thread::sleep(ASK_AGAIN_AFTER);
     }
-    events
-        .iter()
-        .map(|event| -> Result<Duration> {
-            let deadline = deadlines
-                .get(&text(event, "session_id")?)
-                .ok_or("an unknown session")?;
-            let end: Timestamp = text(event, "end_time")?.parse()?;
-            Ok(end.duration_since(*deadline).try_into().unwrap_or_default())
-        })
-        .collect()
 }

@@ -27,7 +27,7 @@ const CALL: u64 = u64::MAX;
 /// What was seen of one session.
 pub struct Seen {
     pub session: String,
-    /// When its app first answered.
+    /// When its app was first called, to answer at once.
     pub answered: Monotonic,
     /// When the last of its processes was gone.
     pub gone: Monotonic,

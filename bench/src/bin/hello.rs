@@ -1,7 +1,7 @@
 //! The smallest app: listens on `$PORT` and answers every request with a word. It
 //! starts in a millisecond, so that what is measured is not the app.
 //!
-//! If there is a `$WITNESS`, it tells that socket when it first answered, and stays
+//! If there is a `$WITNESS`, it tells that socket when it was first called, and stays
 //! connected for as long as it lives.
 
 use std::io::{Read, Write};
@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 
 use dwell::clock;
+use dwell_core::time::Monotonic;
 
 fn main() -> std::io::Result<()> {
     let port = std::env::var("PORT").map_err(std::io::Error::other)?;
@@ -19,6 +20,7 @@ fn main() -> std::io::Result<()> {
         let Ok(mut connection) = connection else {
             continue;
         };
+        let called_at = clock::monotonic();
         let answered = connection.read(&mut request).and_then(|_| {
             connection.write_all(
                 b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello",
@@ -27,19 +29,20 @@ fn main() -> std::io::Result<()> {
         // Who hung up did not want to know.
         drop(answered);
         if witness.is_none() {
-            witness = tell_witness()?;
+            witness = tell_witness(called_at)?;
         }
     }
     Ok(())
 }
 
-fn tell_witness() -> std::io::Result<Option<UnixStream>> {
-    let answered_at = clock::monotonic();
+/// Whose time is the earliest that could be said to be that of the answer: no lateness
+/// is hidden.
+fn tell_witness(called_at: Monotonic) -> std::io::Result<Option<UnixStream>> {
     let Some(socket) = std::env::var_os("WITNESS") else {
         return Ok(None);
     };
     let session = std::env::var("DWELL_SESSION_ID").map_err(std::io::Error::other)?;
     let mut witness = UnixStream::connect(socket)?;
-    writeln!(witness, "{session} {}", answered_at.0)?;
+    writeln!(witness, "{session} {}", called_at.0)?;
     Ok(Some(witness))
 }
