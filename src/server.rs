@@ -84,7 +84,6 @@ pub struct Server {
     stance: watch::Sender<Stance>,
     serving: JoinHandle<()>,
     sweeping: Sweeping,
-    doorbell: Option<Doorbell>,
     lock: DataDirLock,
 }
 
@@ -185,9 +184,6 @@ impl Server {
         let app = api::router(api).merge(tunnel.router());
         let stance = watch::Sender::new(Stance::Accepting);
         let serving = tokio::spawn(serve(Arc::clone(&listener), app, stance.subscribe()));
-        let doorbell = Doorbell::hang(&data_dir)
-            .inspect_err(|error| tracing::warn!("no other server can take over: {error}"))
-            .ok();
         tracing::info!("listening on {url}");
         Ok(Self {
             url,
@@ -203,7 +199,6 @@ impl Server {
             stance,
             serving,
             sweeping: Sweeping(sweeping),
-            doorbell,
             lock,
         })
     }
@@ -231,18 +226,29 @@ impl Server {
         Ok(())
     }
 
-    /// The next server that asks to take over from this one.
+    /// The next server that asks to take over from this one. Until this is called, and
+    /// when it is not waited for any more, none can.
     pub async fn asked_to_give_way(&self) -> Successor {
-        match &self.doorbell {
-            Some(doorbell) => doorbell.rung().await,
-            None => std::future::pending().await,
+        match Doorbell::hang(&self.data_dir) {
+            Ok(doorbell) => doorbell.rung().await,
+            Err(error) => {
+                tracing::warn!("no other server can take over from this one: {error}");
+                std::future::pending().await
+            }
         }
     }
 
     /// Let `successor` take over. What is open here goes on until it ends by itself:
     /// see [`Finishing`]. If the successor fails, what it was given is returned, for
     /// another [`Server::start`].
-    pub async fn give_way(self, successor: Successor) -> (Finishing, Option<Listeners>) {
+    ///
+    /// # Errors
+    /// When files have run out, so that nothing can be handed over: this server has
+    /// stopped, and none serves until one is started.
+    pub async fn give_way(
+        self,
+        successor: Successor,
+    ) -> Result<(Finishing, Option<Listeners>), StartError> {
         let Self {
             gate,
             gateway,
@@ -259,13 +265,14 @@ impl Server {
         drop(sweeping);
         stance.send_replace(Stance::NotAccepting);
         gate.close().await;
-        let address = listener.local_addr();
         let listeners = share(&listener, &gateway).await;
         drop(listener);
         driving.stop().await;
         switchboard.hang_up_all();
         drop(lock);
-        if let Ok(address) = address {
+        let listeners = listeners
+            .map_err(|error| StartError(format!("the listeners cannot be shared: {error}")))?;
+        if let Ok(address) = listeners.api.local_addr() {
             gate.lead_to(address);
         }
         let finishing = Finishing {
@@ -274,25 +281,20 @@ impl Server {
             serving,
         };
         let given = tokio::task::spawn_blocking(move || {
-            let listeners = listeners?;
             let given = successor
                 .give(&listeners)
                 .and_then(|()| successor.give_way());
-            Ok::<_, io::Error>(given.map_err(|error| (error, listeners)))
+            given.map_err(|error| (error, listeners))
         });
         let back = match given.await {
-            Ok(Ok(Ok(()))) => None,
-            Ok(Ok(Err((error, listeners)))) => {
+            Ok(Ok(())) => None,
+            Ok(Err((error, listeners))) => {
                 tracing::error!("the server that was to take over failed ({error}); going on");
                 Some(listeners)
             }
-            Ok(Err(error)) => {
-                tracing::error!("the listeners could not be shared: {error}");
-                None
-            }
-            Err(_) => None,
+            Err(error) => return Err(StartError(error.to_string())),
         };
-        (finishing, back)
+        Ok((finishing, back))
     }
 
     /// Take no more requests, answer those that wait, stop.

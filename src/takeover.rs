@@ -16,7 +16,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -211,7 +211,17 @@ impl Serving {
 
 /// Where a server can be asked to give way.
 #[derive(Debug)]
-pub struct Doorbell(AsyncFd<OwnedFd>);
+pub struct Doorbell {
+    socket: AsyncFd<OwnedFd>,
+    path: PathBuf,
+}
+
+impl Drop for Doorbell {
+    fn drop(&mut self) {
+        // If it stays, nobody answers there.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
 
 /// A successor that asks.
 #[derive(Debug)]
@@ -234,13 +244,14 @@ impl Doorbell {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         listen(&socket, Backlog::new(1)?)?;
         // SAFETY: the socket is the registration's own, and closed with it.
-        Ok(Self(unsafe { AsyncFd::register(socket) }?))
+        let socket = unsafe { AsyncFd::register(socket) }?;
+        Ok(Self { socket, path })
     }
 
     /// The next successor that asks.
     pub async fn rung(&self) -> Successor {
         loop {
-            let Ok(mut ready) = self.0.readable().await else {
+            let Ok(mut ready) = self.socket.readable().await else {
                 // The runtime is going down.
                 return std::future::pending().await;
             };

@@ -106,7 +106,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
             () = interrupts.at_least(1) => return shut_down(server, mode, &interrupts).await,
             successor = server.asked_to_give_way() => {
                 tracing::info!("another server takes over");
-                let (finishing, back) = server.give_way(successor).await;
+                let (finishing, back) = server.give_way(successor).await?;
                 listeners = back;
                 if listeners.is_none() {
                     tracing::info!("it has taken over; finishing what is open here");
