@@ -50,7 +50,7 @@ pub fn refuse<B>(request: &Request<B>) -> Result<(), (StatusCode, &'static str)>
 #[must_use]
 pub fn wanted_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(UPGRADE)?;
-    let is_asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let is_asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let is_http2 = wanted
         .to_str()
         .is_ok_and(|wanted| wanted.trim_start().to_ascii_lowercase().starts_with("h2c"));
@@ -65,7 +65,7 @@ pub(super) fn to_app(
     app: SocketAddr,
 ) {
     let is_chunked = headers.contains_key(TRANSFER_ENCODING);
-    let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
     remove_hop_by_hop(headers);
     // hyper answers it when the app's connection begins to take the body.
     headers.remove(EXPECT);
@@ -110,9 +110,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .filter(|token| {
             !["keep-alive", "close", "upgrade", "te", "host"]
                 .iter()
-                .any(|known| token.eq_ignore_ascii_case(known))
+                .any(|known| token.eq_ignore_ascii_case(known.as_bytes()))
         })
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .collect();
     for name in named.iter().chain(&[
         CONNECTION,
@@ -174,13 +174,13 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     }
 }
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+/// Bytes, since what is no ASCII in one token does not unsay the others.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
         .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
 }
 
 #[cfg(test)]
@@ -251,5 +251,14 @@ mod tests {
             ]),
             Some(HeaderValue::from_static("websocket"))
         );
+    }
+
+    #[test]
+    fn what_is_no_ascii_in_connection_does_not_unsay_the_rest() {
+        let mut visitor = headers(&[("host", "h:1"), ("x-secret", "1")]);
+        let line = HeaderValue::from_bytes(b"X-Secret, \xff").unwrap();
+        visitor.insert(CONNECTION, line);
+        remove_hop_by_hop(&mut visitor);
+        assert_eq!(visitor, headers(&[("host", "h:1")]));
     }
 }
