@@ -132,6 +132,10 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// says of itself only the chain of addresses is kept, and ours put at its end.
 fn forward(headers: &mut HeaderMap, from: IpAddr) {
     append(headers, FORWARDED_FOR, &from.to_string());
+    // A quote that is left open would swallow what is put after it.
+    if !headers.get_all(FORWARDED).iter().all(closes_its_quotes) {
+        headers.remove(FORWARDED);
+    }
     let for_from = match from {
         IpAddr::V4(from) => format!("for={from}"),
         IpAddr::V6(from) => format!("for=\"[{from}]\""),
@@ -153,6 +157,19 @@ fn forward(headers: &mut HeaderMap, from: IpAddr) {
         None => headers.remove(FORWARDED_HOST),
     };
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+}
+
+fn closes_its_quotes(line: &HeaderValue) -> bool {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for byte in line.as_bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            _ => {}
+        }
+    }
+    !is_quoted
 }
 
 /// Put `element` at the end of a list that may be spread over several lines.
@@ -260,5 +277,20 @@ mod tests {
         visitor.insert(CONNECTION, line);
         remove_hop_by_hop(&mut visitor);
         assert_eq!(visitor, headers(&[("host", "h:1")]));
+    }
+
+    #[test]
+    fn a_quote_that_a_visitor_leaves_open_does_not_swallow_our_word() {
+        for open in ["for=\"1.1.1.1", "for=\"a\\\""] {
+            let mut visitor = headers(&[("forwarded", "for=a"), ("forwarded", open)]);
+            forward(&mut visitor, IpAddr::from([1, 2, 3, 4]));
+            assert_eq!(visitor["forwarded"], "for=1.2.3.4;proto=http");
+        }
+        let mut visitor = headers(&[("forwarded", "for=\"a, \\\"b\"")]);
+        forward(&mut visitor, IpAddr::from([1, 2, 3, 4]));
+        assert_eq!(
+            visitor["forwarded"],
+            "for=\"a, \\\"b\", for=1.2.3.4;proto=http"
+        );
     }
 }
