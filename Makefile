@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 CARGO ?= cargo
 
-.PHONY: help run test test-unit test-simulation test-parts test-e2e setup lint deny soak bench
+FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
+FUZZ_SECONDS ?= 15
+CARGO_FUZZ := 0.13.2
+
+.PHONY: help run test test-unit test-simulation test-parts test-e2e setup lint deny soak fuzz bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +46,10 @@ deny: ## Licences, advisories and duplicates of dependencies (needs cargo-deny)
 
 soak: ## The simulation with fresh seeds until stopped
 	DWELL_SIMULATION_SCHEDULES=0 $(CARGO) test --release -p dwell-core --test simulation every_schedule -- --nocapture
+
+fuzz: ## What comes from outside, with made-up input, FUZZ_SECONDS=15 a target
+	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version $(CARGO_FUZZ)
+	fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench: ## The figures of the README
 	$(CARGO) build --release --workspace

@@ -51,10 +51,13 @@ pub fn refuse<B>(request: &Request<B>) -> Result<(), (StatusCode, &'static str)>
 pub fn wanted_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(UPGRADE)?;
     let is_asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
-    let is_http2 = wanted
-        .to_str()
-        .is_ok_and(|wanted| wanted.trim_start().to_ascii_lowercase().starts_with("h2c"));
+    let is_http2 = tokens(headers, &UPGRADE).any(is_http2);
     (is_asked && !is_http2).then(|| wanted.clone())
+}
+
+fn is_http2(protocol: &[u8]) -> bool {
+    let protocol = protocol.to_ascii_lowercase();
+    protocol.starts_with(b"h2c") || protocol.starts_with(b"http/2")
 }
 
 /// Make a visitor's headers the ones that its app is to see.
@@ -261,6 +264,10 @@ mod tests {
             ]),
             None
         );
+        for second in ["websocket, h2c", "x , H2C/1", "HTTP/2.0"] {
+            let lines = [("upgrade", second), ("connection", "Upgrade")];
+            assert_eq!(wanted(&lines), None, "{second}");
+        }
         assert_eq!(
             wanted(&[
                 ("upgrade", "websocket"),
