@@ -23,6 +23,6 @@ for target in "$@"; do
     # shellcheck disable=SC2086
     TMPDIR="$scratch/tmp" cargo fuzz run $flags "$target" \
         "$scratch/$target" "fuzz/corpus/$target" -- \
-        -max_total_time="$seconds" -timeout=20 -max_len=4096 -verbosity=0 \
+        -max_total_time="$seconds" -timeout=20 -max_len=4096 -verbosity=0 -print_funcs=0 \
         -print_final_stats=1 -dict="fuzz/dictionaries/$target.dict"
 done
