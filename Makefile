@@ -5,7 +5,11 @@ VENV := .venv
 CARGO ?= cargo
 MUTANTS := 27.1.0
 
-.PHONY: help run test test-unit test-simulation test-parts test-e2e test-faults setup lint deny soak mutants bench
+FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
+FUZZ_SECONDS ?= 15
+CARGO_FUZZ := 0.13.2
+
+.PHONY: help run test test-unit test-simulation test-parts test-e2e test-faults setup lint deny soak fuzz mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +17,7 @@ help: ## List the recipes
 run: ## A first session: a web server, its URL and the time left
 	$(CARGO) run --release -- run -- python3 -m http.server {port}
 
-test: lint test-unit test-simulation setup test-parts test-e2e test-faults ## Everything, cheap checks first; what CI runs
+test: lint test-unit test-simulation setup test-parts test-e2e test-faults fuzz ## Everything, cheap checks first; what CI runs
 
 test-unit: ## Unit and property tests, in seconds once built
 	$(CARGO) test --workspace --lib
@@ -56,6 +60,9 @@ mutants: ## Which changes of leases, metering and sessions does no test notice?
 	  $(CARGO) install cargo-mutants --version $(MUTANTS) --locked
 	DWELL_SIMULATION_SCHEDULES=100 $(CARGO) mutants --package dwell-core --output target \
 	  --file core/src/lease.rs --file core/src/metering.rs --file core/src/session.rs
+fuzz: ## What comes from outside, with made-up input, FUZZ_SECONDS=15 a target
+	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version $(CARGO_FUZZ)
+	fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench: ## The figures of the README
 	$(CARGO) build --release --workspace

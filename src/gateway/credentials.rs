@@ -66,9 +66,12 @@ fn presented<'a>(
         .filter_map(|pair| pair.trim().split_once('='))
         .filter(move |(name, _)| *name == COOKIE_NAME || *name == own)
         .map(|(_, key)| Cow::Borrowed(key));
-    let in_headers = bearer(headers)
+    let bearer = headers.get(AUTHORIZATION).and_then(bearer);
+    let api_key = headers.get(API_KEY).map(HeaderValue::as_bytes);
+    let in_headers = bearer
         .into_iter()
-        .chain(headers.get(API_KEY).and_then(|key| key.to_str().ok()))
+        .chain(api_key)
+        .filter_map(|key| std::str::from_utf8(key).ok())
         .map(Cow::Borrowed);
     in_cookies.chain(in_query(query)).chain(in_headers)
 }
@@ -80,44 +83,58 @@ pub(super) fn in_query(query: Option<&str>) -> Option<Cow<'_, str>> {
         .map(|(_, key)| key)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, key) = headers
-        .get(AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .trim()
-        .split_once(' ')?;
+fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
+    let words = authorization.as_bytes().trim_ascii();
+    let (scheme, key) = words.split_at(words.iter().position(u8::is_ascii_whitespace)?);
     scheme
-        .eq_ignore_ascii_case("bearer")
-        .then_some(key.trim_start())
+        .eq_ignore_ascii_case(b"bearer")
+        .then_some(key.trim_ascii_start())
 }
 
 /// Take out what is ours. What an app has agreed with its users passes unchanged.
 pub(super) fn strip(keys: &KeyRing, headers: &mut HeaderMap) {
     strip_cookies(headers);
-    if bearer(headers).is_some_and(|key| is_ours(keys, key)) {
-        headers.remove(AUTHORIZATION);
-    }
-    let api_key = headers.get(API_KEY).and_then(|key| key.to_str().ok());
-    if api_key.is_some_and(|key| is_ours(keys, key)) {
-        headers.remove(API_KEY);
-    }
-    // A browser repeats the whole address of the page that it comes from.
-    let referer = headers.get(REFERER).and_then(|from| from.to_str().ok());
-    if let Some((page, query)) = referer.and_then(|from| from.split_once('?'))
-        && let Some(query) = strip_query(query)
-    {
-        let clean = HeaderValue::from_str(&with_query(page, &query));
-        match clean {
-            Ok(clean) => headers.insert(REFERER, clean),
-            Err(_) => headers.remove(REFERER),
-        };
-    }
+    map_lines(headers, &AUTHORIZATION, |line| {
+        let is_ours = bearer(&line).is_some_and(|key| is_ours(keys, key));
+        (!is_ours).then_some(line)
+    });
+    map_lines(headers, &API_KEY, |line| {
+        let is_ours = is_ours(keys, line.as_bytes());
+        (!is_ours).then_some(line)
+    });
+    map_lines(headers, &REFERER, strip_referer);
 }
 
 /// Also what only looks like one of ours: it may have been one.
-fn is_ours(keys: &KeyRing, key: &str) -> bool {
-    key.starts_with(KEY_PREFIX) || keys.check(key) != Err(KeyError::Unknown)
+fn is_ours(keys: &KeyRing, key: &[u8]) -> bool {
+    let is_known = |key: &str| keys.check(key) != Err(KeyError::Unknown);
+    key.starts_with(KEY_PREFIX.as_bytes()) || std::str::from_utf8(key).is_ok_and(is_known)
+}
+
+/// A browser repeats the whole address of the page that it comes from. Not all that is
+/// there need be ASCII.
+fn strip_referer(line: HeaderValue) -> Option<HeaderValue> {
+    let address = String::from_utf8_lossy(line.as_bytes());
+    let clean = address
+        .split_once('?')
+        .and_then(|(page, query)| Some(with_query(page, &strip_query(query)?)));
+    match clean {
+        Some(clean) => HeaderValue::from_bytes(clean.as_bytes()).ok(),
+        None => Some(line),
+    }
+}
+
+/// Each line of a header, as there may be several: an app may read any of them.
+fn map_lines(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    map: impl Fn(HeaderValue) -> Option<HeaderValue>,
+) {
+    let lines: Vec<HeaderValue> = headers.get_all(name).iter().cloned().collect();
+    headers.remove(name);
+    for line in lines.into_iter().filter_map(map) {
+        headers.append(name, line);
+    }
 }
 
 fn strip_cookies(headers: &mut HeaderMap) {
@@ -215,5 +232,23 @@ mod tests {
             stripped(REFERER, &["http://h:1/p?cd_token=k&x=1"]),
             ["http://h:1/p?x=1"]
         );
+    }
+
+    #[test]
+    fn a_key_leaves_whichever_line_it_stands_in_and_whatever_stands_beside_it() {
+        assert_eq!(
+            stripped(AUTHORIZATION, &["Basic YTpi", "Bearer dwell_00"]),
+            ["Basic YTpi"]
+        );
+        assert!(stripped(AUTHORIZATION, &["Bearer\tdwell_00"]).is_empty());
+        assert_eq!(stripped(API_KEY, &["theirs", "dwell_00"]), ["theirs"]);
+        assert_eq!(
+            stripped(REFERER, &["http://h:1/", "http://h:1/?cd_token=k"]),
+            ["http://h:1/", "http://h:1/"]
+        );
+        let page = HeaderValue::from_bytes("http://h:1/é?cd_token=k".as_bytes()).unwrap();
+        let mut headers = HeaderMap::from_iter([(REFERER, page)]);
+        strip(&KeyRing::default(), &mut headers);
+        assert_eq!(headers[REFERER].as_bytes(), "http://h:1/é".as_bytes());
     }
 }

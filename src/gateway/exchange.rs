@@ -175,8 +175,34 @@ pub fn head_for_app(
             .ok(),
         None => head.uri.path_and_query().cloned(),
     };
-    head.uri = target.map_or_else(Uri::default, Uri::from);
+    // `http://host` alone has an empty path, which no request line can say.
+    head.uri = target
+        .filter(|target| target.as_str() != "/")
+        .map_or_else(Uri::default, Uri::from);
     credentials::strip(keys, &mut head.headers);
     headers::to_app(&mut head.headers, protocol, from, app);
     head.version = Version::HTTP_11;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_is_always_asked_for_a_path() {
+        for (asked, told) in [
+            ("http://other.test", "/"),
+            ("http://other.test?a=1", "/?a=1"),
+            ("http://other.test?cd_token=k", "/"),
+            ("http://other.test/p?cd_token=k&a=1", "/p?a=1"),
+            ("/", "/"),
+            ("*", "*"),
+        ] {
+            let request = Request::builder().uri(asked).body(()).unwrap();
+            let (mut head, ()) = request.into_parts();
+            let app = SocketAddr::from(([127, 0, 0, 1], 9));
+            head_for_app(&mut head, None, &KeyRing::default(), app.ip(), app);
+            assert_eq!(head.uri.to_string(), told, "{asked}");
+        }
+    }
 }

@@ -50,11 +50,14 @@ pub fn refuse<B>(request: &Request<B>) -> Result<(), (StatusCode, &'static str)>
 #[must_use]
 pub fn wanted_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(UPGRADE)?;
-    let is_asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let is_http2 = wanted
-        .to_str()
-        .is_ok_and(|wanted| wanted.trim_start().to_ascii_lowercase().starts_with("h2c"));
+    let is_asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    let is_http2 = tokens(headers, &UPGRADE).any(is_http2);
     (is_asked && !is_http2).then(|| wanted.clone())
+}
+
+fn is_http2(protocol: &[u8]) -> bool {
+    let protocol = protocol.to_ascii_lowercase();
+    protocol.starts_with(b"h2c") || protocol.starts_with(b"http/2")
 }
 
 /// Make a visitor's headers the ones that its app is to see.
@@ -65,7 +68,7 @@ pub(super) fn to_app(
     app: SocketAddr,
 ) {
     let is_chunked = headers.contains_key(TRANSFER_ENCODING);
-    let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
     remove_hop_by_hop(headers);
     // hyper answers it when the app's connection begins to take the body.
     headers.remove(EXPECT);
@@ -110,9 +113,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .filter(|token| {
             !["keep-alive", "close", "upgrade", "te", "host"]
                 .iter()
-                .any(|known| token.eq_ignore_ascii_case(known))
+                .any(|known| token.eq_ignore_ascii_case(known.as_bytes()))
         })
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .collect();
     for name in named.iter().chain(&[
         CONNECTION,
@@ -132,6 +135,10 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// says of itself only the chain of addresses is kept, and ours put at its end.
 fn forward(headers: &mut HeaderMap, from: IpAddr) {
     append(headers, FORWARDED_FOR, &from.to_string());
+    // A quote that is left open would swallow what is put after it.
+    if !headers.get_all(FORWARDED).iter().all(closes_its_quotes) {
+        headers.remove(FORWARDED);
+    }
     let for_from = match from {
         IpAddr::V4(from) => format!("for={from}"),
         IpAddr::V6(from) => format!("for=\"[{from}]\""),
@@ -155,6 +162,19 @@ fn forward(headers: &mut HeaderMap, from: IpAddr) {
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
 }
 
+fn closes_its_quotes(line: &HeaderValue) -> bool {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for byte in line.as_bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            _ => {}
+        }
+    }
+    !is_quoted
+}
+
 /// Put `element` at the end of a list that may be spread over several lines.
 fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     let Ok(element) = HeaderValue::from_str(element) else {
@@ -174,13 +194,13 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     }
 }
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+/// Bytes, since what is no ASCII in one token does not unsay the others.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
         .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
 }
 
 #[cfg(test)]
@@ -244,12 +264,40 @@ mod tests {
             ]),
             None
         );
+        for second in ["websocket, h2c", "x , H2C/1", "HTTP/2.0"] {
+            let lines = [("upgrade", second), ("connection", "Upgrade")];
+            assert_eq!(wanted(&lines), None, "{second}");
+        }
         assert_eq!(
             wanted(&[
                 ("upgrade", "websocket"),
                 ("connection", "keep-alive, Upgrade")
             ]),
             Some(HeaderValue::from_static("websocket"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_ascii_in_connection_does_not_unsay_the_rest() {
+        let mut visitor = headers(&[("host", "h:1"), ("x-secret", "1")]);
+        let line = HeaderValue::from_bytes(b"X-Secret, \xff").unwrap();
+        visitor.insert(CONNECTION, line);
+        remove_hop_by_hop(&mut visitor);
+        assert_eq!(visitor, headers(&[("host", "h:1")]));
+    }
+
+    #[test]
+    fn a_quote_that_a_visitor_leaves_open_does_not_swallow_our_word() {
+        for open in ["for=\"1.1.1.1", "for=\"a\\\""] {
+            let mut visitor = headers(&[("forwarded", "for=a"), ("forwarded", open)]);
+            forward(&mut visitor, IpAddr::from([1, 2, 3, 4]));
+            assert_eq!(visitor["forwarded"], "for=1.2.3.4;proto=http");
+        }
+        let mut visitor = headers(&[("forwarded", "for=\"a, \\\"b\"")]);
+        forward(&mut visitor, IpAddr::from([1, 2, 3, 4]));
+        assert_eq!(
+            visitor["forwarded"],
+            "for=\"a, \\\"b\", for=1.2.3.4;proto=http"
         );
     }
 }
