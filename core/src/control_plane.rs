@@ -399,7 +399,11 @@ impl ControlPlane {
             .and_then(|placement| self.gpu_free_since.get(&placement.gpu))
             .copied()
             .unwrap_or(session.created_at);
-        session.observe(status, now.wall, free_since);
+        let believed = AgentStatus {
+            held_ms: status.held_ms.min(self.longest_hold(&session)),
+            ..status.clone()
+        };
+        session.observe(&believed, now.wall, free_since);
         let reply = match (&session.state, &status.phase) {
             (State::Ended { .. }, _) => Some(ServerMessage::Forget),
             (State::Stopping { ending, .. }, AgentPhase::Starting | AgentPhase::Running { .. }) => {
@@ -421,6 +425,18 @@ impl ControlPlane {
                 message,
             }));
         self.serve_queues(now);
+    }
+
+    /// For how long a session can have held its GPU: all its lease allows, and a day for
+    /// processes that could not be killed. What an agent says beyond is not believed.
+    fn longest_hold(&self, session: &Session) -> Millis {
+        const DAY: Millis = Millis::from_minutes(24 * 60);
+        let limits = &self.settings.limits;
+        limits
+            .start_limit
+            .plus(session.granted_ms)
+            .plus(limits.grace.max(limits.timeout_grace))
+            .plus(DAY)
     }
 
     /// An agent's connection broke. If it does not call again soon, another agent

@@ -201,10 +201,10 @@ impl Supervisor {
             self.catch_up(lease, at_work).await;
             match next {
                 Next::Happening(happening) => {
-                    if matches!(happening, Happening::Word(Word::AppExited(_))) {
-                        if let Some(answered) = at_work.finish_app().await {
-                            self.take_in(answered, lease, at_work);
-                        }
+                    if matches!(happening, Happening::Word(Word::AppExited(_)))
+                        && let Some(answered) = at_work.finish_app().await
+                    {
+                        self.take_in(answered, lease, at_work);
                     }
                     self.take_in(happening, lease, at_work);
                 }

@@ -488,6 +488,17 @@ fn an_agent_that_lives_but_cannot_be_heard_is_not_lost() {
 }
 
 #[test]
+fn what_an_agent_cannot_have_held_is_not_believed() {
+    let mut world = World::new(1);
+    world.create_plain(1);
+    world.heard(1, &ended(u64::MAX, EndReason::Exited));
+    let day_ms = 24 * 60 * 60_000;
+    let held = world.stored(1).gpu_event.held();
+    assert!((day_ms..2 * day_ms).contains(&held.0), "{held}");
+    assert!(world.stored(1).gpu_event.end().is_some());
+}
+
+#[test]
 fn no_session_is_lost_before_somebody_has_looked_for_it() {
     let mut world = World::new(1);
     let Limits { lost_after, .. } = Limits::default();
