@@ -6,6 +6,7 @@
 #![no_main]
 
 use std::cell::RefCell;
+use std::future::ready;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +18,7 @@ use dwell::api::{Api, router};
 use dwell::clock;
 use dwell::data_dir::DataDir;
 use dwell::driver::{Driver, Effects, Running};
+use dwell::gate::Gate;
 use dwell::gateway::Gateway;
 use dwell::keys::{self, KeyRing};
 use dwell::launcher::Launcher;
@@ -148,12 +150,13 @@ impl World {
         );
         let snapshot = store.load().await.expect("a snapshot");
         let plane = ControlPlane::recover(settings, snapshot, clock::now());
-        let (driver, running) = Driver::start(plane, Arc::clone(&store), effects);
+        let (driver, running) = Driver::start(ready(Ok(plane)), Arc::clone(&store), effects);
         assert!(agents.driver.set(driver.clone()).is_ok());
         let key = new_key(&driver).await;
         let router = router(Api {
             driver,
             store,
+            gate: Gate::default(),
             keys: key_ring,
             data_dir,
             session_host: "gpu.test".into(),
@@ -371,7 +374,7 @@ impl Launcher for Agents {
 }
 
 async fn live(driver: Driver, session: SessionId) {
-    let Some(mut states) = driver.watch(session) else {
+    let Some(mut states) = driver.watch(session).await else {
         return;
     };
     let status = |phase| AgentStatus {
