@@ -194,38 +194,39 @@ impl Lease {
     /// Time has passed. What was due counts from when it was due: an agent that was
     /// paused then has no more grace to give than one that was not.
     pub fn advance(&mut self, now: Monotonic) {
-        let Some(due) = self.deadline().filter(|due| *due <= now) else {
-            return;
-        };
-        match &self.phase {
-            Phase::Starting => {
-                let limit = self.terms.start_limit_ms;
-                self.terminate(
-                    Ending::failed(format!("The app did not answer on its port within {limit}")),
+        while let Some(due) = self.deadline().filter(|due| *due <= now) {
+            match &self.phase {
+                Phase::Starting => {
+                    let limit = self.terms.start_limit_ms;
+                    self.terminate(
+                        Ending::failed(format!(
+                            "The app did not answer on its port within {limit}"
+                        )),
+                        self.terms.timeout_grace_ms,
+                        due,
+                    );
+                }
+                Phase::Running { .. } => self.terminate(
+                    Ending::plain(EndReason::TimedOut),
                     self.terms.timeout_grace_ms,
                     due,
-                );
+                ),
+                Phase::Stopping { ending, .. } => {
+                    let ending = ending.clone();
+                    return self.kill(ending, now);
+                }
+                Phase::Killing {
+                    ending, running, ..
+                } => {
+                    self.phase = Phase::Killing {
+                        ending: ending.clone(),
+                        running: *running,
+                        again_at: now.plus(KILL_AGAIN_AFTER),
+                    };
+                    return self.commands.push_back(Command::KillTree);
+                }
+                Phase::Ended { .. } => return,
             }
-            Phase::Running { .. } => self.terminate(
-                Ending::plain(EndReason::TimedOut),
-                self.terms.timeout_grace_ms,
-                due,
-            ),
-            Phase::Stopping { ending, .. } => {
-                let ending = ending.clone();
-                self.kill(ending, now);
-            }
-            Phase::Killing {
-                ending, running, ..
-            } => {
-                self.phase = Phase::Killing {
-                    ending: ending.clone(),
-                    running: *running,
-                    again_at: now.plus(KILL_AGAIN_AFTER),
-                };
-                self.commands.push_back(Command::KillTree);
-            }
-            Phase::Ended { .. } => {}
         }
     }
 
@@ -432,6 +433,17 @@ mod tests {
         let mut never_answered = Lease::new(TERMS, Monotonic(0));
         never_answered.advance(Monotonic(10_700));
         assert_eq!(never_answered.deadline(), Some(Monotonic(10_800)));
+    }
+
+    #[test]
+    fn an_agent_that_was_paused_past_the_grace_kills_at_once() {
+        let mut lease = running_since(0);
+        lease.advance(Monotonic(3_600_000));
+        assert_eq!(
+            commands(&mut lease),
+            [Command::TerminateTree, Command::Report, Command::KillTree]
+        );
+        assert_eq!(ending(&lease).reason, EndReason::TimedOut);
     }
 
     #[test]
