@@ -84,7 +84,8 @@ enum Message {
     Serving,
 }
 
-/// The other server, at the other end of a socket.
+/// The other server, at the other end of a socket. A socket with a time limit gives up
+/// waiting at any signal, and one comes whenever a child ends.
 #[derive(Debug)]
 struct Peer(OwnedFd);
 
@@ -105,14 +106,13 @@ impl Peer {
             &rights[..]
         };
         let flags = MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(
-            self.0.as_raw_fd(),
-            &[IoSlice::new(&words)],
-            control,
-            flags,
-            None,
-        )?;
-        Ok(())
+        let words = [IoSlice::new(&words)];
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &words, control, flags, None) {
+                Err(Errno::EINTR) => {}
+                said => return Ok(said.map(drop)?),
+            }
+        }
     }
 
     fn hear(&self) -> io::Result<(Message, Vec<OwnedFd>)> {
@@ -120,7 +120,12 @@ impl Peer {
         let mut control = nix::cmsg_space!([RawFd; LISTENERS_MAX]);
         let mut into = [IoSliceMut::new(&mut words)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let heard = recvmsg::<()>(self.0.as_raw_fd(), &mut into, Some(&mut control), flags)?;
+        let heard = loop {
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut into, Some(&mut control), flags) {
+                Err(Errno::EINTR) => {}
+                heard => break heard?,
+            }
+        };
         let length = heard.bytes;
         let mut descriptors = Vec::new();
         for message in heard.cmsgs()? {
