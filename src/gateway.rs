@@ -7,14 +7,26 @@
 //! ```text
 //!  publish ─▶ port ─ watch ─▶ listener ─▶ connection ─▶ exchange ─▶ pool ─▶ app
 //! ```
+//!
+//! It speaks HTTP/1.1 itself: heads are read where they lie and written anew, bodies
+//! carried as they come. Every byte that a user sees passes here, so what measured best
+//! stands here.
 
+mod answer;
+mod buffered;
 mod connection;
 pub mod cors;
 pub mod credentials;
-pub mod exchange;
+mod exchange;
+pub mod framing;
+pub mod head;
 pub mod headers;
 mod page;
+mod patience;
 mod pool;
+mod relay;
+mod transfer;
+mod workers;
 
 use std::collections::HashMap;
 use std::io;
@@ -37,7 +49,9 @@ use tokio::task::JoinHandle;
 use crate::clock;
 use crate::keys::KeyRing;
 use connection::Door;
+pub use patience::TimeLimits;
 use pool::Pool;
+use workers::Workers;
 
 /// How long a port says that its session has ended before it is closed.
 const SHOW_ENDED: Millis = Millis::from_minutes(10);
@@ -134,6 +148,7 @@ pub struct Gateway {
 struct Shared {
     bind: IpAddr,
     keys: KeyRing,
+    limits: TimeLimits,
     ports: Mutex<Ports>,
     /// Set when another gateway takes the visitors from now on: connections are not
     /// kept past the response that is under way.
@@ -146,20 +161,23 @@ struct Ports {
     /// Listeners of the gateway before this one, until they are published on.
     inherited: HashMap<u16, std::net::TcpListener>,
     sweeper: Option<JoinHandle<()>>,
+    workers: Option<Arc<Workers>>,
 }
 
 impl Gateway {
     /// A gateway whose ports are on `bind`; `keys` opens private sessions.
     #[must_use]
     pub fn new(bind: IpAddr, keys: KeyRing) -> Self {
-        Self::with_listeners(bind, keys, HashMap::new())
+        Self::with(bind, keys, TimeLimits::default(), HashMap::new())
     }
 
-    /// The same, with the listeners that another gateway gave up, by port.
+    /// The same, with other limits, and with the listeners that another gateway gave
+    /// up, by port.
     #[must_use]
-    pub fn with_listeners(
+    pub fn with(
         bind: IpAddr,
         keys: KeyRing,
+        limits: TimeLimits,
         inherited: HashMap<u16, std::net::TcpListener>,
     ) -> Self {
         let ports = Ports {
@@ -170,6 +188,7 @@ impl Gateway {
             shared: Arc::new(Shared {
                 bind,
                 keys,
+                limits,
                 ports: Mutex::new(ports),
                 gives_way: Arc::default(),
             }),
@@ -201,14 +220,30 @@ impl Gateway {
                 .send_replace(Some(backend(route, before.as_deref())));
             return Ok(());
         }
-        let socket = Arc::new(match ports.inherited.remove(&port) {
-            Some(inherited) => TcpListener::from_std(inherited)?,
-            None => listen(SocketAddr::new(self.shared.bind, port))?,
-        });
+        let workers = match &ports.workers {
+            Some(workers) => Arc::clone(workers),
+            None => Arc::clone(ports.workers.insert(Arc::new(Workers::start()?))),
+        };
+        let worker = workers.next().1.clone();
+        let socket = {
+            // The listener belongs to the thread that accepts.
+            let _on_worker = worker.enter();
+            Arc::new(match ports.inherited.remove(&port) {
+                Some(inherited) => TcpListener::from_std(inherited)?,
+                None => listen(SocketAddr::new(self.shared.bind, port))?,
+            })
+        };
         let (current, watched) = watch::channel(Some(backend(route, None)));
-        let gives_way = Arc::clone(&self.shared.gives_way);
-        let door = Door::new(port, self.shared.keys.clone(), watched, gives_way);
-        let listener = tokio::spawn(connection::accept(Arc::clone(&socket), Arc::new(door)));
+        let shared = &self.shared;
+        let door = Arc::new(Door::new(
+            port,
+            shared.keys.clone(),
+            watched,
+            Arc::clone(&shared.gives_way),
+            shared.limits,
+        ));
+        let accept = connection::accept(Arc::clone(&socket), door, workers);
+        let listener = worker.spawn(accept);
         ports.by_number.insert(
             port,
             Port {

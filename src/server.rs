@@ -24,7 +24,7 @@ use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
 use crate::failpoint::{self, Point};
 use crate::gate::Gate;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, TimeLimits};
 use crate::gpus;
 use crate::keys::{self, AgentSecrets, KeyRing};
 use crate::launcher::local::Local;
@@ -131,7 +131,12 @@ impl Server {
             key_ring.publish(key);
         }
         let switchboard = Switchboard::default();
-        let gateway = Gateway::with_listeners(address.ip(), key_ring.clone(), session_listeners);
+        let gateway = Gateway::with(
+            address.ip(),
+            key_ring.clone(),
+            TimeLimits::default(),
+            session_listeners,
+        );
         let launcher = Local::new(
             data_dir.clone(),
             secrets.clone(),

@@ -1,45 +1,51 @@
 //! A port's listener, and one visitor's connection to it.
 
-use std::convert::Infallible;
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use dwell_core::id::SessionId;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::StatusCode;
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Current, exchange};
+use super::Current;
+use super::answer::Answer;
+use super::buffered::{Buffer, Buffered, Stream};
+use super::exchange::{self, Asked, Course, Reply, Whole};
+use super::framing::Framing;
+use super::head::{self, HEAD_BYTES_MAX};
+use super::page::Page;
+use super::patience::{AtOver, Limit, Patience, TimeLimits};
+use super::pool::Pool;
+use super::relay::Relay;
+use super::transfer::{Broken, Passing, Transfer};
+use super::workers::Workers;
 use crate::keys::KeyRing;
 
 /// Visitors' connections that a port serves at once. More wait in the kernel, so that
 /// one session's visitors cannot use up the files that the whole server may open.
 const CONNECTIONS: usize = 1_024;
-/// How long a request's head may take to come in, and a connection be kept without
-/// one.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
-/// The longest request head, in bytes.
-const HEAD_SIZE: usize = 64 * 1_024;
-/// What is buffered of a connection, in bytes, each way.
-const BUFFER_SIZE: usize = 128 * 1_024;
-/// How long an exchange may go on when its session is over.
-const FINISH_LIMIT: Duration = Duration::from_secs(30);
 /// What to wait when no connection can be accepted, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long, and for how many bytes, a visitor that is still sending when it has got
+/// its last answer is listened to: closed at once, it might never read the answer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1_024;
 
 /// What all connections of a port share.
 pub(super) struct Door {
-    port: u16,
-    keys: KeyRing,
-    current: Current,
-    gives_way: Arc<AtomicBool>,
-    http: http1::Builder,
+    pub(super) port: u16,
+    pub(super) keys: KeyRing,
+    pub(super) current: Current,
+    pub(super) gives_way: Arc<AtomicBool>,
+    pub(super) limits: TimeLimits,
     places: Arc<Semaphore>,
 }
 
@@ -49,36 +55,58 @@ impl Door {
         keys: KeyRing,
         current: Current,
         gives_way: Arc<AtomicBool>,
+        limits: TimeLimits,
     ) -> Self {
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
-            .max_header_size(HEAD_SIZE)
-            .max_buf_size(BUFFER_SIZE);
         Self {
             port,
             keys,
             current,
             gives_way,
-            http,
+            limits,
             places: Arc::new(Semaphore::new(CONNECTIONS)),
         }
     }
 }
 
 /// Accept connections until aborted.
-pub(super) async fn accept(listener: Arc<TcpListener>, door: Arc<Door>) {
+pub(super) async fn accept(listener: Arc<TcpListener>, door: Arc<Door>, workers: Arc<Workers>) {
     while let Ok(place) = Arc::clone(&door.places).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, from)) => {
-                tokio::spawn(serve(stream, from, Arc::clone(&door), place));
-            }
+        let accepted = listener.accept().await;
+        let given = accepted.and_then(|(stream, from)| {
+            let door = Arc::clone(&door);
+            give(stream, &workers, move |stream| {
+                serve(stream, from, door, place)
+            })
+        });
+        match given {
+            Ok(()) => {}
             Err(error) => {
                 tracing::debug!(port = door.port, "cannot accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Give a connection to the worker whose turn it is.
+fn give<V: Future<Output = ()> + Send + 'static>(
+    stream: TcpStream,
+    workers: &Workers,
+    serve: impl FnOnce(TcpStream) -> V + Send + 'static,
+) -> io::Result<()> {
+    let (number, worker) = workers.next();
+    if number == Workers::own_number() {
+        worker.spawn(serve(stream));
+        return Ok(());
+    }
+    let stream = stream.into_std()?;
+    worker.spawn(async move {
+        // An error says that it is gone already.
+        if let Ok(stream) = TcpStream::from_std(stream) {
+            serve(stream).await;
+        }
+    });
+    Ok(())
 }
 
 /// One visitor's connection. It belongs to the session that was behind the port when
@@ -88,13 +116,6 @@ pub(super) struct Visit {
     pub(super) current: Current,
     pub(super) session: SessionId,
     pub(super) from: SocketAddr,
-    upgrade: Mutex<Option<Upgrade>>,
-}
-
-/// Both ends of a connection that is to speak another protocol.
-struct Upgrade {
-    visitor: OnUpgrade,
-    app: OnUpgrade,
 }
 
 impl Visit {
@@ -107,20 +128,8 @@ impl Visit {
     }
 
     /// Is the visitor to come back on a connection to another gateway?
-    pub(super) fn gives_way(&self) -> bool {
+    fn gives_way(&self) -> bool {
         self.door.gives_way.load(Ordering::Relaxed)
-    }
-
-    /// Once the response that is now returned is sent, both ends speak another
-    /// protocol.
-    pub(super) fn upgrade(&self, visitor: OnUpgrade, app: OnUpgrade) {
-        let mut upgrade = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner);
-        *upgrade = Some(Upgrade { visitor, app });
-    }
-
-    fn take_upgrade(&self) -> Option<Upgrade> {
-        let mut upgrade = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner);
-        upgrade.take()
     }
 }
 
@@ -133,52 +142,19 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Arc<Door>, _place: Own
     else {
         return;
     };
-    let mut over = pin!(session_over(current.clone(), session, had_ended));
-    let visit = Arc::new(Visit {
-        door,
-        current,
-        session,
-        from: SocketAddr::new(from.ip().to_canonical(), from.port()),
-        upgrade: Mutex::default(),
-    });
-    let service = service_fn(|request| {
-        let visit = Arc::clone(&visit);
-        async move { Ok::<_, Infallible>(exchange::answer(&visit, request).await) }
-    });
-    let io = TokioIo::new(stream);
-    let mut connection = pin!(
-        visit
-            .door
-            .http
-            .serve_connection(io, service)
-            .with_upgrades()
-    );
-    tokio::select! {
-        // Its error is the visitor's doing: a head that is malformed (hyper has said
-        // so), or gone in the middle.
-        _ = connection.as_mut() => {}
-        () = over.as_mut() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(FINISH_LIMIT, connection).await;
-            return;
-        }
-    }
-    if let Some(upgrade) = visit.take_upgrade() {
-        tokio::select! {
-            () = relay(upgrade) => {}
-            () = over => {}
-        }
-    }
-}
-
-/// Carry bytes both ways until both ends are done, or one is gone.
-async fn relay(upgrade: Upgrade) {
-    let (Ok(visitor), Ok(app)) = tokio::join!(upgrade.visitor, upgrade.app) else {
-        return;
+    let over = session_over(current.clone(), session, had_ended);
+    let mut connection = Connection {
+        limits: door.limits,
+        visit: Visit {
+            door,
+            current,
+            session,
+            from: SocketAddr::new(from.ip().to_canonical(), from.port()),
+        },
+        visitor: Buffered::new(Stream::Plain(stream)),
+        patience: Patience::new(over),
     };
-    let (mut visitor, mut app) = (TokioIo::new(visitor), TokioIo::new(app));
-    // How it ended is between the two of them.
-    let _ = tokio::io::copy_bidirectional(&mut visitor, &mut app).await;
+    connection.serve().await;
 }
 
 /// Waits until `session` is no longer behind the port, or has ended if it had not.
@@ -191,4 +167,384 @@ async fn session_over(mut current: Current, session: SessionId, had_ended: bool)
             })
         })
         .await;
+}
+
+struct Connection<O> {
+    limits: TimeLimits,
+    visit: Visit,
+    visitor: Buffered,
+    patience: Patience<O>,
+}
+
+/// What becomes of a connection after an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next request.
+    Request,
+    /// It is closed; the visitor may have more to say that nobody needs.
+    Linger,
+    /// It is closed.
+    Close,
+}
+
+/// Why an app's answer did not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// The app closed the connection, or said what cannot be understood.
+    NoAnswer,
+    /// Nothing moved for too long, or the session is over.
+    TooSlow,
+    /// The visitor is gone.
+    Left,
+    /// The visitor's body cannot be read.
+    Malformed,
+}
+
+impl<O: Future<Output = ()>> Connection<O> {
+    async fn serve(&mut self) {
+        let mut limit = self.limits.head;
+        loop {
+            let Some(length) = self.head(limit).await else {
+                return;
+            };
+            limit = self.limits.keep_alive;
+            let bytes = self.visitor.buffer.filled();
+            let (asked, course) =
+                exchange::decide(&self.visit, bytes.get(..length).unwrap_or_default());
+            self.visitor.buffer.consume(length);
+            let next = match course {
+                Course::Close => Next::Close,
+                Course::Answer(answer) => self.say(&asked, asked.body.is_done(), answer).await,
+                Course::Pass { app, head } => self.pass_on(asked, &app, head).await,
+            };
+            match next {
+                Next::Request => {}
+                Next::Linger => return self.linger().await,
+                Next::Close => return,
+            }
+        }
+    }
+
+    /// How long the next request's head is, once it is there. One that is too long
+    /// ends where our patience does. None when none comes.
+    async fn head(&mut self, until_first: Duration) -> Option<usize> {
+        let (visitor, patience) = (&mut self.visitor, &mut self.patience);
+        let mut searched = 0;
+        if visitor.buffer.is_empty() {
+            let first = |cx: &mut Context<'_>| visitor.poll_fill(cx);
+            let limit = Limit::Total(until_first);
+            let read = patience.wait(limit, AtOver::Cut, first).await.ok()?;
+            if read.is_ok_and(|read| read == 0) || visitor.buffer.is_empty() {
+                return None;
+            }
+        }
+        let all = |cx: &mut Context<'_>| {
+            loop {
+                // A line break before the first line is none of it.
+                let filled = visitor.buffer.filled();
+                let breaks = filled.iter().take_while(|byte| b"\r\n".contains(byte));
+                let breaks = breaks.count();
+                if searched == 0 && breaks > 0 {
+                    visitor.buffer.consume(breaks);
+                    continue;
+                }
+                let filled = visitor.buffer.filled();
+                if let Some(length) = head::end(filled, &mut searched) {
+                    return Poll::Ready(Some(length));
+                }
+                if filled.len() >= HEAD_BYTES_MAX {
+                    return Poll::Ready(Some(filled.len()));
+                }
+                match ready!(visitor.poll_fill(cx)) {
+                    Ok(read) if read > 0 => {}
+                    Ok(_) | Err(_) => return Poll::Ready(None),
+                }
+            }
+        };
+        let limit = Limit::Total(self.limits.head);
+        patience.wait(limit, AtOver::Ignore, all).await.ok()?
+    }
+
+    /// Answer a request ourselves. What is left of its body is not passed on.
+    async fn say(&mut self, asked: &Asked, is_whole: bool, answer: Answer) -> Next {
+        let keeps_alive =
+            asked.keeps_alive && !answer.is_last && is_whole && !self.visit.gives_way();
+        let mut out = Buffer::default();
+        answer.write(asked.is_1_1, keeps_alive, asked.is_head, out.writer());
+        if !self.write(out).await {
+            return Next::Close;
+        }
+        match (keeps_alive, is_whole) {
+            (true, _) => Next::Request,
+            (false, true) => Next::Close,
+            (false, false) => Next::Linger,
+        }
+    }
+
+    /// Say that there is no answer of the app's.
+    async fn say_why_not(&mut self, asked: &Asked, upload: &Upload, failure: Failure) -> Next {
+        let page = match failure {
+            Failure::Left => return Next::Close,
+            Failure::NoAnswer => Page::broken_off(),
+            Failure::TooSlow => Page::too_slow(),
+            Failure::Malformed => Page::refused(
+                StatusCode::BAD_REQUEST,
+                "The body of this request cannot be read.",
+            ),
+        };
+        let is_whole = upload.transfer.is_done();
+        self.say(asked, is_whole, exchange::own(page, asked)).await
+    }
+
+    /// Write all of this to the visitor. Says whether it took it.
+    async fn write(&mut self, out: Buffer) -> bool {
+        let mut message = Transfer::new(out, Framing::NONE, Passing::All);
+        let visitor = &mut self.visitor;
+        let written = self.patience.wait(
+            Limit::Idle(self.limits.idle),
+            AtOver::Finish(self.limits.finish),
+            |cx| message.poll_head(cx, visitor),
+        );
+        matches!(written.await, Ok(Ok(())))
+    }
+
+    async fn connect(&mut self, pool: &Pool) -> Option<Buffered> {
+        pool.connect()
+            .await
+            .inspect_err(|error| {
+                let session = self.visit.session;
+                tracing::debug!(%session, "its app does not accept connections: {error}");
+            })
+            .ok()
+    }
+
+    /// Have the app answer a request.
+    async fn pass_on(&mut self, asked: Asked, pool: &Arc<Pool>, head: Buffer) -> Next {
+        let mut upload = Upload {
+            transfer: Transfer::new(head, asked.body.clone(), Passing::All),
+            is_refused: false,
+        };
+        let kept = pool.take();
+        let mut may_be_repeated = kept.is_some() && asked.is_safe && asked.body.is_done();
+        let mut fresh = kept;
+        let (app, length) = loop {
+            let connected = match fresh.take() {
+                Some(kept) => Some(kept),
+                None => self.connect(pool).await,
+            };
+            let Some(mut app) = connected else {
+                let answer = exchange::own(Page::unreachable(), &asked);
+                return self.say(&asked, asked.body.is_done(), answer).await;
+            };
+            if !self.tell_to_continue(&asked).await {
+                return Next::Close;
+            }
+            match self.answer(&mut upload, &mut app).await {
+                Ok(length) => break (app, length),
+                // It may have been closed before it was used.
+                Err(Failure::NoAnswer) if may_be_repeated => {
+                    may_be_repeated = false;
+                    upload.transfer.rewind();
+                    upload.is_refused = false;
+                }
+                Err(failure) => return self.say_why_not(&asked, &upload, failure).await,
+            }
+        };
+        self.pass_back(asked, pool, upload, app, length).await
+    }
+
+    /// A visitor may wait with the body until it is told that somebody takes it.
+    async fn tell_to_continue(&mut self, asked: &Asked) -> bool {
+        if !asked.expects_continue || asked.body.is_done() || !self.visitor.buffer.is_empty() {
+            return true;
+        }
+        let mut out = Buffer::default();
+        let words = b"HTTP/1.1 100 Continue\r\n\r\n";
+        out.writer().extend_from_slice(words);
+        self.write(out).await
+    }
+
+    /// How long the head of the app's next answer is, once it is there.
+    async fn answer(&mut self, upload: &mut Upload, app: &mut Buffered) -> Result<usize, Failure> {
+        let visitor = &mut self.visitor;
+        let mut searched = 0;
+        let came = |cx: &mut Context<'_>| {
+            if let Err(failure) = upload.carry_on(cx, visitor, app) {
+                return Poll::Ready(Err(failure));
+            }
+            loop {
+                let filled = app.buffer.filled();
+                if let Some(length) = head::end(filled, &mut searched) {
+                    return Poll::Ready(Ok(length));
+                }
+                if filled.len() >= HEAD_BYTES_MAX || !may_be_an_answer(filled) {
+                    return Poll::Ready(Err(Failure::NoAnswer));
+                }
+                match ready!(app.poll_fill(cx)) {
+                    Ok(read) if read > 0 => {}
+                    Ok(_) | Err(_) => return Poll::Ready(Err(Failure::NoAnswer)),
+                }
+            }
+        };
+        let idle = Limit::Idle(self.limits.idle);
+        let at_over = AtOver::Finish(self.limits.finish);
+        let waited = self.patience.wait(idle, at_over, came).await;
+        waited.unwrap_or(Err(Failure::TooSlow))
+    }
+
+    /// Pass on the app's answer, whose head has come and is so long.
+    async fn pass_back(
+        &mut self,
+        asked: Asked,
+        pool: &Arc<Pool>,
+        mut upload: Upload,
+        mut app: Buffered,
+        mut length: usize,
+    ) -> Next {
+        let reply = loop {
+            let bytes = app.buffer.filled().get(..length).unwrap_or_default();
+            let reply = exchange::reply(&asked, bytes, self.visit.gives_way());
+            app.buffer.consume(length);
+            match reply {
+                Some(Reply::Interim(out)) => {
+                    if !self.write(out).await {
+                        return Next::Close;
+                    }
+                }
+                Some(Reply::Switch(out)) => {
+                    if self.write(out).await {
+                        self.relay(app).await;
+                    }
+                    return Next::Close;
+                }
+                Some(Reply::Whole(whole)) => break whole,
+                None => return self.say_why_not(&asked, &upload, Failure::NoAnswer).await,
+            }
+            length = match self.answer(&mut upload, &mut app).await {
+                Ok(length) => length,
+                Err(failure) => return self.say_why_not(&asked, &upload, failure).await,
+            };
+        };
+        let Whole {
+            head,
+            framing,
+            passing,
+            keeps_visitor,
+            keeps_app,
+        } = reply;
+        let mut download = Transfer::new(head, framing, passing);
+        let visitor = &mut self.visitor;
+        let arrives = |cx: &mut Context<'_>| {
+            match download.poll(cx, &mut app, visitor) {
+                Poll::Ready(arrived) => return Poll::Ready(arrived.is_ok()),
+                Poll::Pending => {}
+            }
+            match upload.carry_on(cx, visitor, &mut app) {
+                Err(Failure::Left) => Poll::Ready(false),
+                // The answer is under way: what more is said is not taken.
+                Err(_) => {
+                    upload.is_refused = true;
+                    Poll::Pending
+                }
+                Ok(()) => Poll::Pending,
+            }
+        };
+        let idle = Limit::Idle(self.limits.idle);
+        let at_over = AtOver::Finish(self.limits.finish);
+        if !matches!(self.patience.wait(idle, at_over, arrives).await, Ok(true)) {
+            return Next::Close;
+        }
+        if !upload.transfer.is_done() {
+            return Next::Linger;
+        }
+        if keeps_app {
+            pool.keep(app);
+        }
+        if keeps_visitor {
+            Next::Request
+        } else {
+            Next::Close
+        }
+    }
+
+    /// Carry bytes both ways until both ends are done, or one is gone, or the session
+    /// is over.
+    async fn relay(&mut self, app: Buffered) {
+        let visitor = &mut self.visitor;
+        let mut relay = Relay::new(app);
+        let carried = self
+            .patience
+            .wait(Limit::None, AtOver::Cut, |cx| relay.poll(cx, visitor));
+        // How it ended is between the two of them.
+        let _ = carried.await;
+    }
+
+    /// Let a visitor that is still sending read its last answer.
+    async fn linger(&mut self) {
+        let visitor = &mut self.visitor;
+        let mut is_shut = false;
+        let mut heard = 0;
+        let left = |cx: &mut Context<'_>| {
+            if !is_shut {
+                is_shut = ready!(Pin::new(&mut visitor.stream).poll_shutdown(cx)).is_ok();
+                if !is_shut {
+                    return Poll::Ready(());
+                }
+            }
+            while heard < LINGER_BYTES {
+                visitor.buffer.consume(visitor.buffer.filled().len());
+                match ready!(visitor.poll_fill(cx)) {
+                    Ok(read) if read > 0 => heard += read,
+                    Ok(_) | Err(_) => break,
+                }
+            }
+            Poll::Ready(())
+        };
+        let limit = Limit::Total(LINGER);
+        let _ = self.patience.wait(limit, AtOver::Ignore, left).await;
+    }
+}
+
+/// A request on its way to the app.
+struct Upload {
+    transfer: Transfer,
+    /// The app takes no more of it.
+    is_refused: bool,
+}
+
+impl Upload {
+    /// Carry on with it; then wait for the visitor to leave, which is an error.
+    fn carry_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        visitor: &mut Buffered,
+        app: &mut Buffered,
+    ) -> Result<(), Failure> {
+        if !self.is_refused && !self.transfer.is_done() {
+            match self.transfer.poll(cx, visitor, app) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => {}
+                // It may have answered before.
+                Poll::Ready(Err(Broken::Sink(_))) => self.is_refused = true,
+                Poll::Ready(Err(Broken::Source(_))) => return Err(Failure::Left),
+                Poll::Ready(Err(Broken::Malformed(_))) => return Err(Failure::Malformed),
+            }
+        }
+        while !visitor.buffer.is_full() {
+            match visitor.poll_fill(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(read)) if read > 0 => {}
+                Poll::Ready(Ok(_) | Err(_)) => return Err(Failure::Left),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Do these bytes begin as an answer does?
+fn may_be_an_answer(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .zip(b"HTTP/1.")
+        .all(|(byte, begin)| byte == begin)
 }

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use dwell_core::owner::Owner;
-use hyper::HeaderMap;
-use hyper::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, REFERER};
 
 use super::cors;
+use super::head::{Line, Lines};
 use crate::keys::{KEY_PREFIX, KeyError, KeyRing};
 
 /// The query parameter that may carry a key.
@@ -16,7 +15,6 @@ const COOKIE_NAME: &str = "__session";
 /// What the gateway's own cookies begin with. A port's follows: a browser sends its
 /// cookies to every port of a host.
 const OWN_COOKIE_PREFIX: &str = "__dwell_";
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The cookie that the gateway itself sets to keep a key for `port`.
 pub(super) fn own_cookie(port: u16) -> String {
@@ -33,10 +31,10 @@ pub fn admit(
     owner: &Owner,
     port: u16,
     query: Option<&str>,
-    headers: &HeaderMap,
+    lines: Lines<'_>,
 ) -> Result<(), KeyError> {
     let mut refused = None;
-    for key in presented(port, query, headers) {
+    for key in presented(port, query, lines) {
         match keys.check(&key) {
             Ok(principal) if principal.owner() == *owner => return Ok(()),
             // That it is good elsewhere is nobody's business here.
@@ -53,21 +51,20 @@ pub fn admit(
 fn presented<'a>(
     port: u16,
     query: Option<&'a str>,
-    headers: &'a HeaderMap,
+    lines: Lines<'a>,
 ) -> impl Iterator<Item = Cow<'a, str>> {
     let own = own_cookie(port);
-    let counts_cookies = cors::other_origin(headers).is_none();
-    let in_cookies = headers
-        .get_all(COOKIE)
-        .iter()
+    let counts_cookies = cors::other_origin(lines).is_none();
+    let in_cookies = lines
+        .all("cookie")
         .filter(move |_| counts_cookies)
-        .filter_map(|line| line.to_str().ok())
+        .filter_map(|line| std::str::from_utf8(line).ok())
         .flat_map(|line| line.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
         .filter(move |(name, _)| *name == COOKIE_NAME || *name == own)
         .map(|(_, key)| Cow::Borrowed(key));
-    let bearer = headers.get(AUTHORIZATION).and_then(bearer);
-    let api_key = headers.get(API_KEY).map(HeaderValue::as_bytes);
+    let bearer = lines.first("authorization").and_then(bearer);
+    let api_key = lines.first("x-api-key");
     let in_headers = bearer
         .into_iter()
         .chain(api_key)
@@ -83,26 +80,37 @@ pub(super) fn in_query(query: Option<&str>) -> Option<Cow<'_, str>> {
         .map(|(_, key)| key)
 }
 
-fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
-    let words = authorization.as_bytes().trim_ascii();
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let words = authorization.trim_ascii();
     let (scheme, key) = words.split_at(words.iter().position(u8::is_ascii_whitespace)?);
     scheme
         .eq_ignore_ascii_case(b"bearer")
         .then_some(key.trim_ascii_start())
 }
 
+/// What of a header line is not ours.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Theirs {
+    /// The whole line.
+    All,
+    /// This much of its value.
+    Some(Vec<u8>),
+    /// Nothing.
+    None,
+}
+
 /// Take out what is ours. What an app has agreed with its users passes unchanged.
-pub(super) fn strip(keys: &KeyRing, headers: &mut HeaderMap) {
-    strip_cookies(headers);
-    map_lines(headers, &AUTHORIZATION, |line| {
-        let is_ours = bearer(&line).is_some_and(|key| is_ours(keys, key));
-        (!is_ours).then_some(line)
-    });
-    map_lines(headers, &API_KEY, |line| {
-        let is_ours = is_ours(keys, line.as_bytes());
-        (!is_ours).then_some(line)
-    });
-    map_lines(headers, &REFERER, strip_referer);
+pub(super) fn without_ours(keys: &KeyRing, line: &Line<'_>) -> Theirs {
+    let unless = |is_ours: bool| if is_ours { Theirs::None } else { Theirs::All };
+    match line.name.len() {
+        6 if line.name.eq_ignore_ascii_case("cookie") => without_our_cookies(line.value),
+        7 if line.name.eq_ignore_ascii_case("referer") => without_our_query(line.value),
+        9 if line.name.eq_ignore_ascii_case("x-api-key") => unless(is_ours(keys, line.value)),
+        13 if line.name.eq_ignore_ascii_case("authorization") => {
+            unless(bearer(line.value).is_some_and(|key| is_ours(keys, key)))
+        }
+        _ => Theirs::All,
+    }
 }
 
 /// Also what only looks like one of ours: it may have been one.
@@ -113,53 +121,34 @@ fn is_ours(keys: &KeyRing, key: &[u8]) -> bool {
 
 /// A browser repeats the whole address of the page that it comes from. Not all that is
 /// there need be ASCII.
-fn strip_referer(line: HeaderValue) -> Option<HeaderValue> {
-    let address = String::from_utf8_lossy(line.as_bytes());
+fn without_our_query(referer: &[u8]) -> Theirs {
+    let address = String::from_utf8_lossy(referer);
     let clean = address
         .split_once('?')
         .and_then(|(page, query)| Some(with_query(page, &strip_query(query)?)));
-    match clean {
-        Some(clean) => HeaderValue::from_bytes(clean.as_bytes()).ok(),
-        None => Some(line),
-    }
+    clean.map_or(Theirs::All, |clean| Theirs::Some(clean.into_bytes()))
 }
 
-/// Each line of a header, as there may be several: an app may read any of them.
-fn map_lines(
-    headers: &mut HeaderMap,
-    name: &HeaderName,
-    map: impl Fn(HeaderValue) -> Option<HeaderValue>,
-) {
-    let lines: Vec<HeaderValue> = headers.get_all(name).iter().cloned().collect();
-    headers.remove(name);
-    for line in lines.into_iter().filter_map(map) {
-        headers.append(name, line);
-    }
-}
-
-fn strip_cookies(headers: &mut HeaderMap) {
+fn without_our_cookies(line: &[u8]) -> Theirs {
     let is_ours = |pair: &[u8]| {
         let name = pair.split(|byte| *byte == b'=').next().unwrap_or(pair);
         let name = name.trim_ascii();
         name == COOKIE_NAME.as_bytes() || name.starts_with(OWN_COOKIE_PREFIX.as_bytes())
     };
-    let pairs = |line: &HeaderValue| line.as_bytes().split(|byte| *byte == b';').any(is_ours);
-    if !headers.get_all(COOKIE).iter().any(pairs) {
-        return;
+    let pairs = || line.split(|byte| *byte == b';');
+    if !pairs().any(is_ours) {
+        return Theirs::All;
     }
-    let kept: Vec<&[u8]> = headers
-        .get_all(COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+    let kept: Vec<&[u8]> = pairs()
         .filter(|pair| !is_ours(pair))
         .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty())
         .collect();
-    let kept = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
-    match kept {
-        Ok(kept) if !kept.is_empty() => headers.insert(COOKIE, kept),
-        Ok(_) | Err(_) => headers.remove(COOKIE),
-    };
+    if kept.is_empty() {
+        Theirs::None
+    } else {
+        Theirs::Some(kept.join(&b"; "[..]))
+    }
 }
 
 /// `query` without our parameter, all else as it was; `None` if it has none.
@@ -188,15 +177,12 @@ pub(super) fn with_query(path: &str, query: &str) -> String {
 mod tests {
     use super::*;
 
-    fn stripped(name: HeaderName, values: &[&'static str]) -> Vec<String> {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(&name, HeaderValue::from_static(value));
+    fn stripped(name: &str, value: &[u8]) -> Option<Vec<u8>> {
+        match without_ours(&KeyRing::default(), &Line { name, value }) {
+            Theirs::All => Some(value.to_vec()),
+            Theirs::Some(value) => Some(value),
+            Theirs::None => None,
         }
-        strip(&KeyRing::default(), &mut headers);
-        let left = headers.get_all(&name).iter();
-        left.map(|value| value.to_str().unwrap().to_owned())
-            .collect()
     }
 
     #[test]
@@ -212,43 +198,40 @@ mod tests {
 
     #[test]
     fn only_our_cookies_leave() {
-        assert_eq!(stripped(COOKIE, &["a=1;b=2"]), ["a=1;b=2"]);
-        assert_eq!(
-            stripped(COOKIE, &["a=1; __session=k; b=\"2\"", "__dwell_80=k; c=3"]),
-            ["a=1; b=\"2\"; c=3"]
-        );
-        assert!(stripped(COOKIE, &["__session=k"]).is_empty());
-        assert_eq!(stripped(COOKIE, &["my__session=k"]), ["my__session=k"]);
+        for (before, after) in [
+            ("a=1;b=2", Some("a=1;b=2")),
+            ("a=1; __session=k; b=\"2\"", Some("a=1; b=\"2\"")),
+            ("__dwell_80=k; c=3", Some("c=3")),
+            ("__session=k", None),
+            ("my__session=k", Some("my__session=k")),
+        ] {
+            let after = after.map(|after| after.as_bytes().to_vec());
+            assert_eq!(stripped("Cookie", before.as_bytes()), after, "{before}");
+        }
     }
 
     #[test]
     fn only_our_keys_leave_the_headers() {
-        assert!(stripped(AUTHORIZATION, &["bearer  dwell_00"]).is_empty());
-        assert_eq!(stripped(AUTHORIZATION, &["token abc"]), ["token abc"]);
-        assert_eq!(stripped(AUTHORIZATION, &["Bearer sk-1"]), ["Bearer sk-1"]);
-        assert!(stripped(API_KEY, &["dwell_00"]).is_empty());
-        assert_eq!(stripped(API_KEY, &["sk-1"]), ["sk-1"]);
-        assert_eq!(
-            stripped(REFERER, &["http://h:1/p?cd_token=k&x=1"]),
-            ["http://h:1/p?x=1"]
-        );
-    }
-
-    #[test]
-    fn a_key_leaves_whichever_line_it_stands_in_and_whatever_stands_beside_it() {
-        assert_eq!(
-            stripped(AUTHORIZATION, &["Basic YTpi", "Bearer dwell_00"]),
-            ["Basic YTpi"]
-        );
-        assert!(stripped(AUTHORIZATION, &["Bearer\tdwell_00"]).is_empty());
-        assert_eq!(stripped(API_KEY, &["theirs", "dwell_00"]), ["theirs"]);
-        assert_eq!(
-            stripped(REFERER, &["http://h:1/", "http://h:1/?cd_token=k"]),
-            ["http://h:1/", "http://h:1/"]
-        );
-        let page = HeaderValue::from_bytes("http://h:1/é?cd_token=k".as_bytes()).unwrap();
-        let mut headers = HeaderMap::from_iter([(REFERER, page)]);
-        strip(&KeyRing::default(), &mut headers);
-        assert_eq!(headers[REFERER].as_bytes(), "http://h:1/é".as_bytes());
+        for (name, before, after) in [
+            ("Authorization", "bearer  dwell_00", None),
+            ("authorization", "Bearer\tdwell_00", None),
+            ("authorization", "token abc", Some("token abc")),
+            ("authorization", "Bearer sk-1", Some("Bearer sk-1")),
+            ("authorization", "Basic YTpi", Some("Basic YTpi")),
+            ("x-api-key", "dwell_00", None),
+            ("x-api-key", "sk-1", Some("sk-1")),
+            (
+                "referer",
+                "http://h:1/p?cd_token=k&x=1",
+                Some("http://h:1/p?x=1"),
+            ),
+            ("referer", "http://h:1/?cd_token=k", Some("http://h:1/")),
+            ("referer", "http://h:1/é?cd_token=k", Some("http://h:1/é")),
+            ("referer", "http://h:1/", Some("http://h:1/")),
+            ("x-other", "dwell_00", Some("dwell_00")),
+        ] {
+            let after = after.map(|after| after.as_bytes().to_vec());
+            assert_eq!(stripped(name, before.as_bytes()), after, "{name}: {before}");
+        }
     }
 }

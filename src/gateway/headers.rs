@@ -1,170 +1,335 @@
-//! What a proxy does to headers.
+//! What a proxy does to heads.
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, FORWARDED, HOST, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-};
-use hyper::{HeaderMap, Method, Request, StatusCode, Version};
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// What of a request cannot be passed on without guessing at its meaning. hyper has
-/// refused what cannot be parsed, and has dropped the length of a chunked body.
-///
-/// # Errors
-/// The status to refuse it with, and why.
-pub fn refuse<B>(request: &Request<B>) -> Result<(), (StatusCode, &'static str)> {
-    if *request.method() == Method::CONNECT {
-        let sentence = "This is no forward proxy: CONNECT is not possible here.";
-        return Err((StatusCode::METHOD_NOT_ALLOWED, sentence));
-    }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let may_lack_one = request.version() < Version::HTTP_11;
-    match (hosts.next(), hosts.next()) {
-        (Some(_), None) => {}
-        (None, None) if may_lack_one => {}
-        (None, _) | (Some(_), Some(_)) => {
-            let sentence = "A request must have exactly one Host header.";
-            return Err((StatusCode::BAD_REQUEST, sentence));
-        }
-    }
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        (Some(_), _) => Err((
-            StatusCode::NOT_IMPLEMENTED,
-            "The only transfer coding that is understood here is chunked.",
-        )),
-    }
-}
+use super::credentials;
+use super::framing::Framing;
+use super::head::{Lines, RequestHead, ResponseHead};
+use crate::keys::KeyRing;
 
 /// The other protocol that a request asks for. HTTP/2 is not passed on: inside it,
 /// nothing here could be seen to.
 #[must_use]
-pub fn wanted_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
-    let wanted = headers.get(UPGRADE)?;
-    let is_asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
-    let is_http2 = tokens(headers, &UPGRADE).any(is_http2);
-    (is_asked && !is_http2).then(|| wanted.clone())
+pub fn wanted_protocol<'h>(lines: Lines<'h>) -> Option<&'h [u8]> {
+    let wanted = lines.first("upgrade")?;
+    let is_http2 = |protocol: &[u8]| {
+        let protocol = protocol.to_ascii_lowercase();
+        protocol.starts_with(b"h2c") || protocol.starts_with(b"http/2")
+    };
+    let is_asked = lines.has_token("connection", "upgrade");
+    (is_asked && !lines.tokens("upgrade").any(is_http2)).then_some(wanted)
 }
 
-fn is_http2(protocol: &[u8]) -> bool {
-    let protocol = protocol.to_ascii_lowercase();
-    protocol.starts_with(b"h2c") || protocol.starts_with(b"http/2")
+/// Between whom a request passes.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// The visitor.
+    pub from: IpAddr,
+    /// Where its app listens.
+    pub app: SocketAddr,
+    /// The scheme that the visitor used: `http` or `https`.
+    pub scheme: &'a str,
 }
 
-/// Make a visitor's headers the ones that its app is to see.
-pub(super) fn to_app(
-    headers: &mut HeaderMap,
-    protocol: Option<HeaderValue>,
-    from: IpAddr,
-    app: SocketAddr,
+/// Write the head of a visitor's request as its app is to see it: addressed to it, and
+/// without keys of ours. `target` is the request's, and `body` where it ends.
+pub fn for_app(
+    head: &RequestHead<'_>,
+    target: Target<'_>,
+    keys: &KeyRing,
+    way: Way<'_>,
+    body: &Framing,
+    out: &mut Vec<u8>,
 ) {
-    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
-    let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
-    remove_hop_by_hop(headers);
-    // hyper answers it when the app's connection begins to take the body.
-    headers.remove(EXPECT);
-    if is_chunked {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    let lines = head.lines;
+    out.extend_from_slice(head.method.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(target.path.as_bytes());
+    if let Some(query) = target.query {
+        let stripped = credentials::strip_query(query);
+        let is_all_ours = stripped.as_ref().is_some_and(String::is_empty);
+        if !is_all_ours {
+            out.push(b'?');
+            out.extend_from_slice(stripped.as_deref().unwrap_or(query).as_bytes());
+        }
     }
-    if wants_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+
+    // Whoever takes us for a forward proxy says in its target whom it means.
+    let named = target.authority.map(str::as_bytes);
+    let host = named.or_else(|| lines.first("host"));
+    match host {
+        Some(host) => put(out, "host", host),
+        // Who speaks HTTP/1.0 need not name one, but to the app this is HTTP/1.1.
+        None => put(out, "host", way.app.to_string().as_bytes()),
     }
-    if let Some(protocol) = protocol {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol);
+    let about_connection = AboutConnection::of(lines);
+    for line in lines.iter() {
+        if about_connection.covers(line.name) || is_said_anew(line.name) {
+            continue;
+        }
+        match credentials::without_ours(keys, line) {
+            credentials::Theirs::All => put(out, line.name, line.value),
+            credentials::Theirs::Some(value) => put(out, line.name, &value),
+            credentials::Theirs::None => {}
+        }
     }
-    forward(headers, from);
-    // An HTTP/1.0 visitor need not name one, but to the app this is HTTP/1.1.
-    if !headers.contains_key(HOST)
-        && let Ok(host) = HeaderValue::from_str(&app.to_string())
-    {
-        headers.insert(HOST, host);
+    match body {
+        Framing::Chunked(_) => put(out, "transfer-encoding", b"chunked"),
+        Framing::Length(_) | Framing::ToEnd => {
+            if let Some(length) = lines.first("content-length") {
+                put(out, "content-length", length);
+            }
+        }
     }
+    if lines.has_token("te", "trailers") {
+        put(out, "te", b"trailers");
+    }
+    if let Some(protocol) = wanted_protocol(lines) {
+        put(out, "connection", b"upgrade");
+        put(out, "upgrade", protocol);
+    }
+    forward(lines, &about_connection, host, way, out);
+    out.extend_from_slice(b"\r\n");
 }
 
-/// Make an app's headers the ones that its visitor is to see.
-pub fn to_visitor(headers: &mut HeaderMap, status: StatusCode) {
-    // A chunked body has no other length, whatever the app says beside it.
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
-    }
-    let protocol = headers.get(UPGRADE).cloned();
-    remove_hop_by_hop(headers);
-    if let Some(protocol) = protocol
-        && status == StatusCode::SWITCHING_PROTOCOLS
-    {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol);
-    }
+/// The target is neither a path nor the address of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what it asks for is no path")]
+pub struct NoTarget;
+
+/// What a request asks for (RFC 9112, section 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'h> {
+    /// Whom it names, in place of the Host header.
+    pub authority: Option<&'h str>,
+    /// The path.
+    pub path: &'h str,
+    /// What follows the path's `?`.
+    pub query: Option<&'h str>,
 }
 
-/// Headers that are about one connection, and what `Connection` says is.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        .filter(|token| {
-            !["keep-alive", "close", "upgrade", "te", "host"]
-                .iter()
-                .any(|known| token.eq_ignore_ascii_case(known.as_bytes()))
+impl<'h> Target<'h> {
+    /// That of this request.
+    ///
+    /// # Errors
+    /// When it is no path, nor the address of one.
+    pub fn of(head: &RequestHead<'h>) -> Result<Self, NoTarget> {
+        let (authority, rest) = match head.target.split_once("://") {
+            _ if head.target.starts_with('/') => (None, head.target),
+            _ if head.target == "*" && head.method == "OPTIONS" => (None, head.target),
+            Some((scheme, rest))
+                if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
+            {
+                let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                if authority.is_empty() || authority.contains(['@', '#', '\\']) {
+                    return Err(NoTarget);
+                }
+                (Some(authority), path)
+            }
+            Some(_) | None => return Err(NoTarget),
+        };
+        let (path, query) = match rest.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (rest, None),
+        };
+        // `http://host` alone has an empty path, which no request line can say.
+        let path = if path.is_empty() { "/" } else { path };
+        Ok(Self {
+            authority,
+            path,
+            query,
         })
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .collect();
-    for name in named.iter().chain(&[
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        PROXY_CONNECTION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ]) {
-        headers.remove(name);
+    }
+}
+
+/// How the visitor is to understand a response.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// It speaks HTTP/1.1, and not 1.0.
+    pub is_1_1: bool,
+    /// Its connection is kept after the response.
+    pub keeps_alive: bool,
+    /// The app's chunks are passed on as they are.
+    pub is_chunked: bool,
+    /// The connection speaks another protocol from now on.
+    pub switches: bool,
+}
+
+/// Write the head of an app's response as its visitor is to see it, up to the last
+/// line: more may follow before [`close`].
+pub fn for_visitor(head: &ResponseHead<'_>, terms: Terms, out: &mut Vec<u8>) {
+    status_line(out, terms.is_1_1, head.status, head.reason);
+    let lines = head.lines;
+    let about_connection = AboutConnection::of(lines);
+    // A chunked body has no other length, whatever the app says beside it.
+    let has_other_length = lines.has("transfer-encoding");
+    for line in lines.iter() {
+        let is_overruled = has_other_length && line.name.eq_ignore_ascii_case("content-length");
+        if !is_overruled && !about_connection.covers(line.name) {
+            put(out, line.name, line.value);
+        }
+    }
+    if terms.switches
+        && let Some(protocol) = lines.first("upgrade")
+    {
+        put(out, "connection", b"upgrade");
+        put(out, "upgrade", protocol);
+        return;
+    }
+    if terms.is_chunked {
+        put(out, "transfer-encoding", b"chunked");
+    }
+    connection(out, terms.is_1_1, terms.keeps_alive);
+}
+
+/// The first line of a response.
+pub(super) fn status_line(out: &mut Vec<u8>, is_1_1: bool, status: u16, reason: &str) {
+    let version: &[u8] = if is_1_1 { b"HTTP/1.1 " } else { b"HTTP/1.0 " };
+    out.extend_from_slice(version);
+    let digit = |power: u16| b'0' + u8::try_from(status / power % 10).unwrap_or(0);
+    out.extend_from_slice(&[digit(100), digit(10), digit(1), b' ']);
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Say what becomes of the connection, where that is not what the visitor expects.
+pub(super) fn connection(out: &mut Vec<u8>, is_1_1: bool, keeps_alive: bool) {
+    match (is_1_1, keeps_alive) {
+        (true, true) | (false, false) => {}
+        (true, false) => put(out, "connection", b"close"),
+        (false, true) => put(out, "connection", b"keep-alive"),
+    }
+}
+
+/// Put a header line.
+pub(super) fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What goes no further than this connection: what is always about it, and what the
+/// lines of `Connection` name.
+struct AboutConnection<'h> {
+    named: Vec<&'h [u8]>,
+}
+
+impl<'h> AboutConnection<'h> {
+    fn of(lines: Lines<'h>) -> Self {
+        let known = ["keep-alive", "close", "upgrade", "te", "host"];
+        let named = lines
+            .tokens("connection")
+            .filter(|token| {
+                let is_known = |known: &&str| token.eq_ignore_ascii_case(known.as_bytes());
+                !token.is_empty() && !known.iter().any(is_known)
+            })
+            .collect();
+        Self { named }
+    }
+
+    fn covers(&self, name: &str) -> bool {
+        let is_always = match name.len() {
+            2 => name.eq_ignore_ascii_case("te"),
+            7 => name.eq_ignore_ascii_case("upgrade"),
+            10 => {
+                name.eq_ignore_ascii_case("connection") || name.eq_ignore_ascii_case("keep-alive")
+            }
+            16 => name.eq_ignore_ascii_case("proxy-connection"),
+            17 => name.eq_ignore_ascii_case("transfer-encoding"),
+            18 => name.eq_ignore_ascii_case("proxy-authenticate"),
+            19 => name.eq_ignore_ascii_case("proxy-authorization"),
+            _ => false,
+        };
+        is_always
+            || self
+                .named
+                .iter()
+                .any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// Lines of a request that we write ourselves.
+fn is_said_anew(name: &str) -> bool {
+    match name.len() {
+        4 => name.eq_ignore_ascii_case("host"),
+        // The gateway answers it.
+        6 => name.eq_ignore_ascii_case("expect"),
+        9 => name.eq_ignore_ascii_case("forwarded"),
+        14 => name.eq_ignore_ascii_case("content-length"),
+        15 => name.eq_ignore_ascii_case("x-forwarded-for"),
+        16 => name.eq_ignore_ascii_case("x-forwarded-host"),
+        17 => name.eq_ignore_ascii_case("x-forwarded-proto"),
+        _ => false,
     }
 }
 
 /// Say where the request comes from. The visitor is nobody we trust, so of what it
 /// says of itself only the chain of addresses is kept, and ours put at its end.
-fn forward(headers: &mut HeaderMap, from: IpAddr) {
-    append(headers, FORWARDED_FOR, &from.to_string());
-    // A quote that is left open would swallow what is put after it.
-    if !headers.get_all(FORWARDED).iter().all(closes_its_quotes) {
-        headers.remove(FORWARDED);
-    }
-    let for_from = match from {
+fn forward(
+    lines: Lines<'_>,
+    about_connection: &AboutConnection<'_>,
+    host: Option<&[u8]>,
+    way: Way<'_>,
+    out: &mut Vec<u8>,
+) {
+    let chain = |name: &'static str| {
+        let is_theirs = !about_connection.covers(name);
+        lines.all(name).filter(move |_| is_theirs)
+    };
+    let from = way.from;
+    put_list(
+        out,
+        "x-forwarded-for",
+        chain("x-forwarded-for"),
+        from.to_string().as_bytes(),
+    );
+    let mut element = match from {
         IpAddr::V4(from) => format!("for={from}"),
         IpAddr::V6(from) => format!("for=\"[{from}]\""),
-    };
-    let host = headers.get(HOST).cloned();
-    let safe_host = host
-        .as_ref()
-        .and_then(|host| host.to_str().ok())
-        .filter(|host| !host.contains(['"', '\\']));
-    match safe_host {
-        Some(host) => {
-            let element = format!("{for_from};host=\"{host}\";proto=http");
-            append(headers, FORWARDED, &element);
-        }
-        None => append(headers, FORWARDED, &format!("{for_from};proto=http")),
     }
-    match host {
-        Some(host) => headers.insert(FORWARDED_HOST, host),
-        None => headers.remove(FORWARDED_HOST),
+    .into_bytes();
+    let is_safe = |host: &&[u8]| {
+        host.iter()
+            .all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(byte))
     };
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(host) = host.filter(is_safe) {
+        element.extend_from_slice(b";host=\"");
+        element.extend_from_slice(host);
+        element.push(b'"');
+    }
+    element.extend_from_slice(b";proto=");
+    element.extend_from_slice(way.scheme.as_bytes());
+    // A quote that is left open would swallow what is put after it.
+    let is_whole = chain("forwarded").all(closes_its_quotes);
+    let theirs = chain("forwarded").filter(|_| is_whole);
+    put_list(out, "forwarded", theirs, &element);
+    if let Some(host) = host {
+        put(out, "x-forwarded-host", host);
+    }
+    put(out, "x-forwarded-proto", way.scheme.as_bytes());
 }
 
-fn closes_its_quotes(line: &HeaderValue) -> bool {
+fn put_list<'h>(
+    out: &mut Vec<u8>,
+    name: &str,
+    before: impl Iterator<Item = &'h [u8]>,
+    last: &[u8],
+) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    for line in before {
+        out.extend_from_slice(line);
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(last);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn closes_its_quotes(line: &[u8]) -> bool {
     let (mut is_quoted, mut is_escaped) = (false, false);
-    for byte in line.as_bytes() {
+    for byte in line {
         match byte {
             _ if is_escaped => is_escaped = false,
             b'\\' if is_quoted => is_escaped = true,
@@ -175,87 +340,80 @@ fn closes_its_quotes(line: &HeaderValue) -> bool {
     !is_quoted
 }
 
-/// Put `element` at the end of a list that may be spread over several lines.
-fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
-    let Ok(element) = HeaderValue::from_str(element) else {
-        return;
-    };
-    match headers.entry(name) {
-        Entry::Vacant(entry) => {
-            entry.insert(element);
-        }
-        Entry::Occupied(mut entry) => {
-            let mut lines: Vec<&[u8]> = entry.iter().map(HeaderValue::as_bytes).collect();
-            lines.push(element.as_bytes());
-            if let Ok(list) = HeaderValue::from_bytes(&lines.join(&b", "[..])) {
-                entry.insert(list);
-            }
-        }
-    }
-}
-
-/// Bytes, since what is no ASCII in one token does not unsay the others.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .get_all(name)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::head::{Line, storage};
 
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    /// What the app sees of these lines, after the request line.
+    fn seen_by_app(lines: &[(&str, &str)], from: &str) -> String {
+        let mut bytes = b"GET / HTTP/1.1\r\n".to_vec();
         for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
+            put(&mut bytes, name, value.as_bytes());
         }
-        headers
+        bytes.extend_from_slice(b"\r\n");
+        let mut storage = storage();
+        let head = RequestHead::parse(&bytes, &mut storage).unwrap();
+        let way = Way {
+            from: from.parse().unwrap(),
+            app: SocketAddr::from(([127, 0, 0, 1], 9)),
+            scheme: "http",
+        };
+        let mut out = Vec::new();
+        let target = Target::of(&head).unwrap();
+        let keys = KeyRing::default();
+        for_app(&head, target, &keys, way, &Framing::NONE, &mut out);
+        let text = String::from_utf8_lossy(&out);
+        text.strip_prefix("GET / HTTP/1.1\r\n").unwrap().to_owned()
     }
 
     #[test]
     fn what_connection_names_goes_no_further_but_what_we_say_does() {
-        let mut visitor = headers(&[
-            ("host", "h:1"),
-            ("connection", "close, X-Secret, x-forwarded-for, Host"),
-            ("x-secret", "1"),
-            ("x-forwarded-for", "9.9.9.9"),
-            ("keep-alive", "timeout=5"),
-            ("te", "gzip"),
-            ("x-kept", "1"),
-        ]);
-        to_app(
-            &mut visitor,
-            None,
-            IpAddr::from([1, 2, 3, 4]),
-            SocketAddr::from(([127, 0, 0, 1], 9)),
+        let seen = seen_by_app(
+            &[
+                ("host", "h:1"),
+                ("connection", "close, X-Secret, x-forwarded-for, Host"),
+                ("x-secret", "1"),
+                ("x-forwarded-for", "9.9.9.9"),
+                ("keep-alive", "timeout=5"),
+                ("te", "gzip"),
+                ("X-Kept", "1"),
+            ],
+            "1.2.3.4",
         );
         assert_eq!(
-            visitor,
-            headers(&[
-                ("host", "h:1"),
-                ("x-kept", "1"),
-                ("x-forwarded-for", "1.2.3.4"),
-                ("x-forwarded-host", "h:1"),
-                ("x-forwarded-proto", "http"),
-                ("forwarded", "for=1.2.3.4;host=\"h:1\";proto=http"),
-            ])
+            seen,
+            "host: h:1\r\nX-Kept: 1\r\nx-forwarded-for: 1.2.3.4\r\n\
+             forwarded: for=1.2.3.4;host=\"h:1\";proto=http\r\n\
+             x-forwarded-host: h:1\r\nx-forwarded-proto: http\r\n\r\n"
         );
     }
 
     #[test]
     fn the_chain_of_addresses_grows_at_its_end() {
-        let mut visitor = headers(&[("x-forwarded-for", "a"), ("x-forwarded-for", "b, c")]);
-        forward(&mut visitor, "::1".parse().unwrap());
-        assert_eq!(visitor["x-forwarded-for"], "a, b, c, ::1");
-        assert_eq!(visitor["forwarded"], "for=\"[::1]\";proto=http");
+        let seen = seen_by_app(
+            &[("x-forwarded-for", "a"), ("x-forwarded-for", "b, c")],
+            "::1",
+        );
+        assert!(seen.contains("x-forwarded-for: a, b, c, ::1\r\n"), "{seen}");
+        assert!(
+            seen.contains("forwarded: for=\"[::1]\";proto=http\r\n"),
+            "{seen}"
+        );
     }
 
     #[test]
     fn an_upgrade_is_one_only_when_connection_says_so() {
-        let wanted = |lines: &[_]| wanted_protocol(&headers(lines));
+        let wanted = |lines: &[(&'static str, &'static str)]| {
+            let lines: Vec<_> = lines
+                .iter()
+                .map(|(name, value)| Line {
+                    name,
+                    value: value.as_bytes(),
+                })
+                .collect();
+            wanted_protocol(Lines::new(&lines)).map(<[u8]>::to_vec)
+        };
         assert_eq!(wanted(&[("upgrade", "websocket")]), None);
         assert_eq!(
             wanted(&[
@@ -273,31 +431,72 @@ mod tests {
                 ("upgrade", "websocket"),
                 ("connection", "keep-alive, Upgrade")
             ]),
-            Some(HeaderValue::from_static("websocket"))
+            Some(b"websocket".to_vec())
         );
     }
 
     #[test]
     fn what_is_no_ascii_in_connection_does_not_unsay_the_rest() {
-        let mut visitor = headers(&[("host", "h:1"), ("x-secret", "1")]);
-        let line = HeaderValue::from_bytes(b"X-Secret, \xff").unwrap();
-        visitor.insert(CONNECTION, line);
-        remove_hop_by_hop(&mut visitor);
-        assert_eq!(visitor, headers(&[("host", "h:1")]));
+        let named = [Line {
+            name: "connection",
+            value: b"X-Secret, \xff",
+        }];
+        let about_connection = AboutConnection::of(Lines::new(&named));
+        assert!(about_connection.covers("x-secret") && !about_connection.covers("host"));
     }
 
     #[test]
     fn a_quote_that_a_visitor_leaves_open_does_not_swallow_our_word() {
         for open in ["for=\"1.1.1.1", "for=\"a\\\""] {
-            let mut visitor = headers(&[("forwarded", "for=a"), ("forwarded", open)]);
-            forward(&mut visitor, IpAddr::from([1, 2, 3, 4]));
-            assert_eq!(visitor["forwarded"], "for=1.2.3.4;proto=http");
+            let seen = seen_by_app(&[("forwarded", "for=a"), ("forwarded", open)], "1.2.3.4");
+            let ours = "\r\nforwarded: for=1.2.3.4;proto=http\r\n";
+            assert!(seen.contains(ours), "{seen}");
         }
-        let mut visitor = headers(&[("forwarded", "for=\"a, \\\"b\"")]);
-        forward(&mut visitor, IpAddr::from([1, 2, 3, 4]));
-        assert_eq!(
-            visitor["forwarded"],
-            "for=\"a, \\\"b\", for=1.2.3.4;proto=http"
+        let seen = seen_by_app(&[("forwarded", "for=\"a, \\\"b\"")], "1.2.3.4");
+        assert!(
+            seen.contains("forwarded: for=\"a, \\\"b\", for=1.2.3.4;proto=http\r\n"),
+            "{seen}"
         );
+    }
+
+    #[test]
+    fn an_app_is_always_asked_for_a_path() {
+        for (asked, told) in [
+            ("http://other.test", "/"),
+            ("http://other.test?a=1", "/?a=1"),
+            ("http://other.test?cd_token=k", "/"),
+            ("http://other.test/p?cd_token=k&a=1", "/p?a=1"),
+            ("/", "/"),
+            ("/?", "/?"),
+            ("/p?", "/p?"),
+        ] {
+            let bytes = format!("GET {asked} HTTP/1.1\r\nhost: h\r\n\r\n");
+            let mut storage = storage();
+            let head = RequestHead::parse(bytes.as_bytes(), &mut storage).unwrap();
+            let way = Way {
+                from: [127, 0, 0, 1].into(),
+                app: SocketAddr::from(([127, 0, 0, 1], 9)),
+                scheme: "http",
+            };
+            let mut out = Vec::new();
+            let target = Target::of(&head).unwrap();
+            let keys = KeyRing::default();
+            for_app(&head, target, &keys, way, &Framing::NONE, &mut out);
+            let line = format!("GET {told} HTTP/1.1\r\n");
+            assert!(out.starts_with(line.as_bytes()), "{asked}");
+        }
+        for asked in [
+            "*",
+            "p",
+            "other.test:80",
+            "http://",
+            "http://a@b/",
+            "ftp://a/",
+        ] {
+            let bytes = format!("GET {asked} HTTP/1.1\r\nhost: h\r\n\r\n");
+            let mut storage = storage();
+            let head = RequestHead::parse(bytes.as_bytes(), &mut storage).unwrap();
+            assert_eq!(Target::of(&head), Err(NoTarget), "{asked}");
+        }
     }
 }

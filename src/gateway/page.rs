@@ -1,14 +1,10 @@
 //! What the gateway says itself: a page for people, JSON for programs.
 
-use bytes::Bytes;
 use dwell_core::session::{EndReason, Ending};
-use http_body_util::Full;
-use hyper::header::{
-    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
-    RETRY_AFTER, WWW_AUTHENTICATE,
-};
-use hyper::{HeaderMap, Response, StatusCode};
+use hyper::StatusCode;
 
+use super::answer::Answer;
+use super::head::Lines;
 use crate::keys::KeyError;
 
 /// Something to say.
@@ -114,6 +110,18 @@ impl Page {
         }
     }
 
+    pub(super) fn too_slow() -> Self {
+        Self {
+            session: Some("running"),
+            is_last: true,
+            ..Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "No answer",
+                "This session's app has been asked, and has not answered in time.",
+            )
+        }
+    }
+
     pub(super) fn private(error: KeyError) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "Private", error.to_string())
     }
@@ -126,31 +134,26 @@ impl Page {
     }
 
     /// The page as a response, to a person or to a program.
-    pub(super) fn respond(self, to_person: bool) -> Response<Full<Bytes>> {
-        let (kind, body) = if to_person {
-            ("text/html; charset=utf-8", self.html())
+    pub(super) fn respond(self, to_person: bool) -> Answer {
+        let mut answer = Answer::new(self.status.as_u16());
+        if to_person {
+            answer.body("text/html; charset=utf-8", self.html());
         } else {
-            ("application/json", self.json())
-        };
-        let mut response = Response::new(Full::from(body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(
-            CONTENT_SECURITY_POLICY,
-            HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"),
+            answer.body("application/json", self.json());
+        }
+        answer.line("cache-control", "no-store");
+        answer.line(
+            "content-security-policy",
+            "default-src 'none'; style-src 'unsafe-inline'",
         );
         if self.is_soon {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if self.is_last {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            answer.line("retry-after", "1");
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            answer.line("www-authenticate", "Bearer");
         }
-        response
+        answer.is_last = self.is_last;
+        answer
     }
 
     fn json(&self) -> String {
@@ -191,9 +194,8 @@ const STYLE: &str = ":root{color-scheme:light dark}\
     p{margin:0 0 .5rem;opacity:.8;overflow-wrap:anywhere}";
 
 /// Does a person ask, by a browser? Only those ask for HTML by name.
-pub(super) fn is_for_person(request: &HeaderMap) -> bool {
-    request.get_all(ACCEPT).iter().any(|accept| {
-        let accept = accept.as_bytes();
+pub(super) fn is_for_person(request: Lines<'_>) -> bool {
+    request.all("accept").any(|accept| {
         accept
             .windows(9)
             .any(|word| word.eq_ignore_ascii_case(b"text/html"))

@@ -57,15 +57,20 @@ async fn app_that_breaks_off() -> std::net::SocketAddr {
 #[tokio::test]
 async fn a_request_is_repeated_on_a_new_connection_if_the_kept_one_was_closed() {
     let site = Site::of(app_that_breaks_off().await).await;
-    assert_eq!(text(&site.get("/first", &[]).await), "0");
-    assert_eq!(text(&site.get("/second", &[]).await), "1");
+    let mut visitor = site.visitor().await;
+    for (path, number) in [("/first", "0"), ("/second", "1")] {
+        let response = visitor.send(request("GET", path, &[], "")).await;
+        assert_eq!(text(&response), number);
+    }
 }
 
 #[tokio::test]
 async fn a_request_that_does_something_is_never_repeated() {
     let site = Site::of(app_that_breaks_off().await).await;
-    assert_eq!(text(&site.get("/first", &[]).await), "0");
-    let response = site.send(request("POST", "/second", &[], "")).await;
+    let mut visitor = site.visitor().await;
+    let response = visitor.send(request("GET", "/first", &[], "")).await;
+    assert_eq!(text(&response), "0");
+    let response = visitor.send(request("POST", "/second", &[], "")).await;
     assert_eq!(response.status(), 502);
     assert!(text(&response).contains("closed the connection before it answered"));
 }

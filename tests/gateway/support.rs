@@ -1,5 +1,6 @@
 //! A gateway with one port, visitors of it, and apps behind it.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dwell::gateway::{Gateway, Route, RouteStatus};
+use dwell::gateway::{Gateway, Route, RouteStatus, TimeLimits};
 use dwell::keys::{self, KeyRing};
 use dwell_core::id::{KeyId, SessionId};
 use dwell_core::key::Key;
@@ -65,8 +66,13 @@ pub struct Site {
 
 impl Site {
     pub async fn new(route: Route) -> Self {
+        Self::with(route, TimeLimits::default()).await
+    }
+
+    pub async fn with(route: Route, limits: TimeLimits) -> Self {
         let keys = KeyRing::default();
-        let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), keys.clone());
+        let here = Ipv4Addr::LOCALHOST.into();
+        let gateway = Gateway::with(here, keys.clone(), limits, HashMap::new());
         loop {
             // Another test may take the port before the gateway does.
             let at = free_address().await;
