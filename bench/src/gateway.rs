@@ -22,7 +22,7 @@ use crate::{Figure, Result};
 use peer::{PEERS, Peer};
 use table::Table;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 7;
 
 /// What one figure of a peer came to; `None` where it has no proxy to have it.
 struct Reading {

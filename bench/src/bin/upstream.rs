@@ -151,7 +151,12 @@ impl Connection {
             let length = match self.next {
                 _ if rest.is_empty() => break,
                 Next::Request => self.request(rest)?,
-                Next::Body { length, left } => self.swallow(length, left, rest.len()),
+                Next::Body { length, left } => {
+                    if rest.first() != BODY.get((length - left) % PIECE) {
+                        return Err(ErrorKind::InvalidData.into());
+                    }
+                    self.swallow(length, left, rest.len())
+                }
                 Next::Frame => self.echo(rest)?,
             };
             if length == 0 {

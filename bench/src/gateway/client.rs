@@ -167,7 +167,7 @@ fn frame(message: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     let length = u16::try_from(message.len()).unwrap_or_default();
     let mut frame = vec![BINARY_AND_LAST, LENGTH_FOLLOWS | masked];
     frame.extend(length.to_be_bytes());
-    frame.extend(mask.unwrap_or_default().iter().filter(|_| mask.is_some()));
+    frame.extend(mask.into_iter().flatten());
     let mask = mask.unwrap_or_default().into_iter().cycle();
     frame.extend(message.iter().zip(mask).map(|(byte, mask)| byte ^ mask));
     frame

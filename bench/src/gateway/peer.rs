@@ -20,7 +20,7 @@ use crate::server::beside;
 /// How a peer comes to stand; `None`, and a sentence said, where it cannot be had.
 type Start = fn(dwell: &Path) -> Result<Option<Peer>>;
 
-/// All of them, in the order of the table.
+/// All of them, in the order of the table. Another one is a file and a line here.
 pub const PEERS: [Start; 5] = [
     direct::start,
     dwell::start,

@@ -10,9 +10,11 @@ use tempfile::TempDir;
 
 use super::processes::families;
 use crate::Result;
+use crate::http::Connection;
 
 /// How long one has for ending by itself.
 const GRACE: Duration = Duration::from_secs(2);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// Ended when dropped, with all its processes and its files.
 pub struct Program {
@@ -22,8 +24,9 @@ pub struct Program {
 
 impl Program {
     /// Start `program` with arguments, in which `{config}` and `{dir}` stand for the
-    /// paths of its configuration and of a directory of its own.
-    pub fn start(program: &Path, arguments: &[&str], config: &str) -> Result<Self> {
+    /// paths of its configuration and of a directory of its own, and wait until it
+    /// answers at that address.
+    pub fn start(program: &Path, arguments: &[&str], config: &str, address: &str) -> Result<Self> {
         let dir = TempDir::with_prefix("dwell-bench-")?;
         let file = dir.path().join("config");
         let directory = dir.path().display().to_string();
@@ -38,7 +41,15 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Self { child, _dir: dir })
+        let mut started = Self { child, _dir: dir };
+        let ask = || Connection::open(address, "")?.get("/");
+        while !ask().is_ok_and(|answer| answer.status == 200) {
+            if let Some(status) = started.child.try_wait()? {
+                return Err(format!("{} ended: {status}", program.display()).into());
+            }
+            std::thread::sleep(ASK_AGAIN_AFTER);
+        }
+        Ok(started)
     }
 
     pub fn pid(&self) -> u32 {

@@ -13,13 +13,13 @@ use super::client::Client;
 use super::crowd::Crowd;
 use super::peer::Peer;
 use crate::Result;
-use crate::statistics::{Sample, millis};
+use crate::statistics::Sample;
 
 const CONNECTIONS: usize = 64;
 /// 2,000 a second.
 const PACE: Duration = Duration::from_micros(500);
 const WARM_UP: u32 = 200;
-const MEASURED: u32 = 3_000;
+const MEASURED: u32 = 2_000;
 
 pub fn latency(peer: &Peer) -> Result<Vec<Reading>> {
     let address = peer.address()?;
@@ -30,8 +30,8 @@ pub fn latency(peer: &Peer) -> Result<Vec<Reading>> {
     at_fixed_rate(&mut crowd, &timer, WARM_UP)?;
     let latency = at_fixed_rate(&mut crowd, &timer, MEASURED)?;
     let reading = |name: &str, share| {
-        let figure = format!("latency at 2,000 requests a second, {name}, ms");
-        Reading::new(&figure, millis(latency.quantile(share)))
+        let figure = format!("latency at 2,000 requests per second, {name}, µs");
+        Reading::new(&figure, latency.quantile(share).as_secs_f64() * 1e6)
     };
     Ok(vec![reading("p50", 0.5), reading("p99", 0.99)])
 }

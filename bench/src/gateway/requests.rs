@@ -9,7 +9,7 @@ use super::peer::Peer;
 use crate::Result;
 
 const WARM_UP: Duration = Duration::from_millis(200);
-const MEASURED: Duration = Duration::from_millis(1_000);
+const MEASURED: Duration = Duration::from_millis(700);
 
 pub fn few(peer: &Peer) -> Result<Vec<Reading>> {
     requests(peer, 64)

@@ -93,13 +93,15 @@ fn cell(sorted: &[f64]) -> String {
 /// With three digits that count, or more.
 fn number(value: f64) -> String {
     match value {
-        1_000.0.. => {
-            let number = format!("{value:.0}");
-            let (thousands, rest) = number.split_at(number.len().saturating_sub(3));
-            format!("{thousands},{rest}")
-        }
-        100.0.. => format!("{value:.0}"),
+        100.0.. => in_thousands(&format!("{value:.0}")),
         10.0.. => format!("{value:.1}"),
         value => format!("{value:.2}"),
+    }
+}
+
+fn in_thousands(digits: &str) -> String {
+    match digits.split_at_checked(digits.len().saturating_sub(3)) {
+        Some((more, three)) if !more.is_empty() => format!("{},{three}", in_thousands(more)),
+        _ => digits.to_owned(),
     }
 }

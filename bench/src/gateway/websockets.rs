@@ -15,7 +15,7 @@ const IDLE: u32 = 2_000;
 const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
 pub fn echo(peer: &Peer) -> Result<Vec<Reading>> {
-    let what = format!("WebSocket echoes of 1 KiB, {BUSY} clients");
+    let what = format!("echoes of 1 KiB, {BUSY} WebSockets");
     exchanges(peer, open(peer, BUSY)?, &what)
 }
 

@@ -32,6 +32,7 @@ pub fn start(_: &Path) -> Result<Option<Peer>> {
         &target,
         "--log-level=error",
     ];
-    let proxy = Program::start(&script, &arguments, "")?;
-    Peer::before(upstream, NAME, address.to_string(), proxy)
+    let address = address.to_string();
+    let proxy = Program::start(&script, &arguments, "", &address)?;
+    Peer::before(upstream, NAME, address, proxy)
 }

@@ -8,10 +8,13 @@ use crate::by_hand::free_address;
 use crate::gateway::install::from_debian;
 use crate::gateway::program::Program;
 
+/// Connections are kept on both sides, and buffers are of the size with which it is at
+/// its fastest.
 const CONFIG: &str = "
 global
     nbthread 1
     maxconn 4096
+    tune.bufsize 65536
 defaults
     mode http
     option splice-auto
@@ -38,6 +41,7 @@ pub fn start(_: &Path) -> Result<Option<Peer>> {
     let config = CONFIG
         .replace("{upstream}", &upstream.address)
         .replace("{address}", &address);
-    let proxy = Program::start(&haproxy, &["-db", "-q", "-f", "{config}"], &config)?;
+    let arguments = ["-db", "-q", "-f", "{config}"];
+    let proxy = Program::start(&haproxy, &arguments, &config, &address)?;
     Peer::before(upstream, "haproxy", address, proxy)
 }
