@@ -1,13 +1,16 @@
 //! The figures of the README, measured on this machine. `make bench`.
 //!
-//! usage: dwell-bench DWELL [one|crowd|throughput|memory|restart|deadlines]…
+//! usage: dwell-bench DWELL [one|crowd|throughput|memory|restart|deadlines|gateway]…
 //!
 //! Clients, server and apps share the machine's cores.
 
 mod at_once;
+mod by_hand;
 mod deadlines;
+mod gateway;
 mod http;
 mod memory;
+mod payload;
 mod restart;
 mod server;
 mod start;
@@ -31,13 +34,14 @@ struct Figure {
 
 type Measure = fn(&Path) -> Result<Vec<Figure>>;
 
-const MEASURES: [(&str, Measure); 6] = [
+const MEASURES: [(&str, Measure); 7] = [
     ("one", start::one),
     ("crowd", start::crowd),
     ("throughput", throughput::throughput),
     ("memory", memory::memory),
     ("restart", restart::restart),
     ("deadlines", deadlines::deadlines),
+    ("gateway", gateway::gateway),
 ];
 
 fn main() -> Result<()> {

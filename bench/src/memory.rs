@@ -79,13 +79,17 @@ fn of_each(server: &Server, with_none_mib: f64, sessions: u32) -> Result<String>
 }
 
 fn resident_mib(pid: u32) -> Result<f64> {
+    Ok(resident_kib(pid)? / 1_024.0)
+}
+
+pub fn resident_kib(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib: f64 = status
+    let kib = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|rest| rest.trim().strip_suffix(" kB"))
         .ok_or("no VmRSS")?
         .trim()
         .parse()?;
-    Ok(kib / 1_024.0)
+    Ok(kib)
 }

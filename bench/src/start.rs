@@ -1,12 +1,11 @@
 //! From asking for an app to its answering: as a session, and started by hand.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::process::Command;
 use std::time::Instant;
 
 use crate::at_once::at_once;
+use crate::by_hand::ByHand;
 use crate::http::until_it_answers;
 use crate::server::{Server, Session, beside, data_dir};
 use crate::statistics::{Sample, millis};
@@ -103,49 +102,4 @@ pub fn crowd(dwell: &Path) -> Result<Vec<Figure>> {
         what: format!("{CROWD} at once, all answering, {}", app.name),
         measured: format!("{}; by hand {}", sessions.summary(), by_hand.summary()),
     }])
-}
-
-/// An app as a person would start it.
-struct ByHand {
-    child: Child,
-    address: String,
-}
-
-impl ByHand {
-    fn start(command: &[String]) -> Result<Self> {
-        let address = free_address().ok_or("no port is free")?;
-        let port = address.port().to_string();
-        let mut words = command.iter().map(|word| word.replace("{port}", &port));
-        let child = Command::new(words.next().ok_or("no command")?)
-            .args(words)
-            .env("PORT", &port)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        Ok(Self {
-            child,
-            address: address.to_string(),
-        })
-    }
-}
-
-/// An address that nobody has: of each only once, and of none that the system
-/// gives to clients.
-fn free_address() -> Option<SocketAddr> {
-    static NEXT: AtomicU16 = AtomicU16::new(10_000);
-    std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
-        .take_while(|port| *port < 20_000)
-        .find_map(|port| {
-            TcpListener::bind(("127.0.0.1", port))
-                .ok()?
-                .local_addr()
-                .ok()
-        })
-}
-
-impl Drop for ByHand {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

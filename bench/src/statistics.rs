@@ -11,14 +11,7 @@ impl Sample {
     pub fn quantile(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a share of a length"
-        )]
-        let at = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
-        sorted.get(at).copied().unwrap_or_default()
+        quantile(&sorted, share)
     }
 
     /// `12.3 ms (11.9–13.0)`: the median, and between what half of them lie.
@@ -50,6 +43,12 @@ impl Sample {
     }
 }
 
+impl Extend<Duration> for Sample {
+    fn extend<I: IntoIterator<Item = Duration>>(&mut self, measured: I) {
+        self.0.extend(measured);
+    }
+}
+
 impl FromIterator<Duration> for Sample {
     fn from_iter<I: IntoIterator<Item = Duration>>(measured: I) -> Self {
         Self(measured.into_iter().collect())
@@ -64,4 +63,16 @@ impl FromIterator<Sample> for Sample {
 
 pub fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1_000.0
+}
+
+/// The same of other things, which are in order.
+pub fn quantile<T: Copy + Default>(sorted: &[T], share: f64) -> T {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a length"
+    )]
+    let at = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
+    sorted.get(at).copied().unwrap_or_default()
 }
