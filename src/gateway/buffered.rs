@@ -9,35 +9,62 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-/// What is read at once, in bytes.
-pub(super) const SIZE: usize = 64 * 1_024;
-/// How many unused buffers a thread keeps.
-const STOCK_MAX: usize = 64;
+/// What is read at once, in bytes. A head must fit.
+const SIZE: usize = super::head::HEAD_BYTES_MAX;
+/// What is read at once where so much comes that less would cost more.
+const BULK_SIZE: usize = 512 * 1_024;
+
+/// Buffers of one size that nobody uses now.
+struct Stock {
+    size: usize,
+    most: usize,
+    buffers: RefCell<Vec<Vec<u8>>>,
+}
 
 thread_local! {
     /// A connection that has nothing to say has no buffer: it takes one when it is
     /// read from, mostly one that another has just used.
-    static STOCK: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static STOCK: Stock = const { Stock::of(SIZE, 64) };
+    static BULK_STOCK: Stock = const { Stock::of(BULK_SIZE, 8) };
 }
 
-fn from_stock() -> Vec<u8> {
-    STOCK
-        .with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| Vec::with_capacity(SIZE))
+impl Stock {
+    const fn of(size: usize, most: usize) -> Self {
+        let buffers = RefCell::new(Vec::new());
+        Self {
+            size,
+            most,
+            buffers,
+        }
+    }
+
+    fn take(&self) -> Vec<u8> {
+        let used_before = self.buffers.borrow_mut().pop();
+        used_before.unwrap_or_else(|| Vec::with_capacity(self.size))
+    }
+
+    fn put(&self, bytes: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < self.most {
+            buffers.push(bytes);
+        }
+    }
+}
+
+fn from_stock(is_bulk: bool) -> Vec<u8> {
+    let stock = if is_bulk { &BULK_STOCK } else { &STOCK };
+    stock.with(Stock::take)
 }
 
 fn to_stock(mut bytes: Vec<u8>) {
-    if bytes.capacity() != SIZE {
-        return;
-    }
+    let stock = match bytes.capacity() {
+        SIZE => &STOCK,
+        BULK_SIZE => &BULK_STOCK,
+        _ => return,
+    };
     bytes.clear();
     // The thread may be ending, and its stock be gone.
-    let _ = STOCK.try_with(|stock| {
-        let mut stock = stock.borrow_mut();
-        if stock.len() < STOCK_MAX {
-            stock.push(bytes);
-        }
-    });
+    let _ = stock.try_with(|stock| stock.put(bytes));
 }
 
 /// Bytes that wait to be used, first come first. Holds no memory when there are none.
@@ -45,6 +72,8 @@ fn to_stock(mut bytes: Vec<u8>) {
 pub(super) struct Buffer {
     bytes: Vec<u8>,
     used: usize,
+    /// More came than there was room for.
+    is_bulk: bool,
 }
 
 impl Buffer {
@@ -69,7 +98,7 @@ impl Buffer {
     /// Where to put more behind what waits.
     pub(super) fn writer(&mut self) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
-            self.bytes = from_stock();
+            self.bytes = from_stock(self.is_bulk);
         }
         &mut self.bytes
     }
@@ -87,7 +116,7 @@ impl Buffer {
 
     /// Could more be read?
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() - self.used >= SIZE
+        self.bytes.len() - self.used >= self.bytes.capacity().max(SIZE)
     }
 
     fn release(&mut self) {
@@ -97,13 +126,20 @@ impl Buffer {
 
     /// Read more, if there is room. 0 says that no more will come.
     fn poll_fill(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<usize>> {
-        if self.bytes.len() >= SIZE && self.used > 0 {
-            self.bytes.drain(..self.used);
-            self.used = 0;
+        if self.bytes.len() == self.bytes.capacity() && self.used > 0 {
+            self.forget_used();
+        }
+        if self.bytes.is_empty() && self.is_bulk && self.bytes.capacity() < BULK_SIZE {
+            self.release();
         }
         let read = poll_read_buf(Pin::new(stream), cx, self.writer());
-        if read.is_pending() && self.is_empty() {
-            self.release();
+        match &read {
+            Poll::Pending if self.is_empty() => self.release(),
+            Poll::Ready(Ok(bytes)) => {
+                let has_room = self.bytes.len() < self.bytes.capacity();
+                self.is_bulk = !has_room || (self.is_bulk && *bytes >= SIZE / 8);
+            }
+            Poll::Pending | Poll::Ready(Err(_)) => {}
         }
         read
     }
