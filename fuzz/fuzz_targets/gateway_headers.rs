@@ -1,21 +1,26 @@
-//! The heads of a request and of its response, on their way through the gateway.
+//! The heads of a request and of its response, on their way through the gateway, and a
+//! body in chunks.
 //!
 //! An input is text: `METHOD TARGET VERSION`, header lines, an empty line, the status
-//! of the response, its header lines. What is no header is left out: hyper refuses it.
+//! of the response, its header lines, an empty line, chunks. What the gateway writes is
+//! read again by another reader than its own.
 
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 
-use dwell::gateway::{cors, credentials, exchange, headers};
+use dwell::gateway::framing::{Framing, Kind};
+use dwell::gateway::head::{Lines, RequestHead, ResponseHead, storage};
+use dwell::gateway::headers::{self, Target, Terms, Way};
+use dwell::gateway::{cors, credentials};
 use dwell::keys::{self, KeyError, KeyRing};
 use dwell_core::id::KeyId;
 use dwell_core::key::Key;
 use dwell_core::owner::{Principal, UserId};
 use dwell_core::time::Timestamp;
+use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use libfuzzer_sys::fuzz_target;
 use uuid::Uuid;
 
@@ -74,43 +79,73 @@ fn ada() -> Principal {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let mut lines = input.split(|byte| *byte == b'\n');
-    let Some(request) = request(lines.next().unwrap_or_default(), &mut lines) else {
-        return;
-    };
-    let status = lines.next().unwrap_or_default();
-    let status = StatusCode::from_bytes(status.trim_ascii()).unwrap_or(StatusCode::OK);
-    let from_app = header_lines(&mut lines);
-    let origin = cors::other_origin(request.headers());
-    a_preflight_answers_what_was_asked(&request);
-    if headers::refuse(&request).is_ok() {
-        to_app(request);
+    let mut rest = input;
+    let request = section(&mut rest);
+    let status = line(&mut rest);
+    let response = [b"HTTP/1.1 ", status, b"\r\n", &section(&mut rest)].concat();
+    let mut request_storage = storage();
+    let visitor = RequestHead::parse(&request, &mut request_storage).ok();
+    if let Some(visitor) = &visitor {
+        to_app(visitor);
     }
-    to_visitor(from_app, status, origin);
+    let mut response_storage = storage();
+    if let Ok(app) = ResponseHead::parse(&response, &mut response_storage) {
+        to_visitor(&app, visitor.and_then(|it| cors::other_origin(it.lines)));
+    }
+    chunks(rest);
 });
 
-fn request<'a>(first: &[u8], lines: &mut impl Iterator<Item = &'a [u8]>) -> Option<Request<()>> {
-    let mut words = first.split(|byte| *byte == b' ');
-    let mut request = Request::builder()
-        .method(words.next()?)
-        .uri(words.next()?)
-        .version(match words.next() {
-            Some(b"HTTP/1.0") => Version::HTTP_10,
-            Some(_) | None => Version::HTTP_11,
-        })
-        .body(())
-        .ok()?;
-    *request.headers_mut() = header_lines(lines);
-    Some(request)
+/// The next line of the input.
+fn line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let (line, behind) = rest.split_at(end.unwrap_or(rest.len()));
+    *rest = behind.get(1..).unwrap_or_default();
+    line
 }
 
-/// The headers up to an empty line, as hyper would read them.
-fn header_lines<'a>(lines: &mut impl Iterator<Item = &'a [u8]>) -> HeaderMap {
+/// The lines up to an empty one, as they come over the wire.
+fn section(rest: &mut &[u8]) -> Vec<u8> {
+    let mut section = Vec::new();
+    while !rest.is_empty() {
+        let line = line(rest);
+        if line.trim_ascii().is_empty() {
+            break;
+        }
+        section.extend_from_slice(line);
+        section.extend_from_slice(b"\r\n");
+    }
+    section.extend_from_slice(b"\r\n");
+    section
+}
+
+/// What another reader sees: it holds each line to be what lies between two CRLF.
+fn read(head: &[u8]) -> (String, HeaderMap) {
+    let text = head.strip_suffix(b"\r\n\r\n").expect("a head has an end");
+    let mut lines = text
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let first = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
     let mut headers = HeaderMap::new();
-    for line in lines.take_while(|line| !line.trim_ascii().is_empty()) {
-        let mut halves = line.splitn(2, |byte| *byte == b':');
-        let name = HeaderName::from_bytes(halves.next().unwrap_or_default());
-        let value = HeaderValue::from_bytes(halves.next().unwrap_or_default().trim_ascii());
+    for line in lines {
+        assert!(!line.contains(&b'\r'), "a line has a CR in it");
+        let colon = line.iter().position(|byte| *byte == b':');
+        let (name, value) = line.split_at(colon.expect("a header line has a colon"));
+        headers.append(
+            HeaderName::from_bytes(name).expect("a name is one"),
+            HeaderValue::from_bytes(value[1..].trim_ascii()).expect("a value is one"),
+        );
+    }
+    let line_ends = text.windows(2).filter(|two| two == b"\r\n").count();
+    let line_feeds = text.iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!(line_ends, line_feeds, "a line ends otherwise");
+    (first, headers)
+}
+
+fn map(lines: Lines<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in lines.iter() {
+        let name = HeaderName::from_bytes(line.name.as_bytes());
+        let value = HeaderValue::from_bytes(line.value.trim_ascii());
         if let (Ok(name), Ok(value)) = (name, value) {
             headers.append(name, value);
         }
@@ -120,57 +155,78 @@ fn header_lines<'a>(lines: &mut impl Iterator<Item = &'a [u8]>) -> HeaderMap {
 
 // --- The way to the app -----------------------------------------------------------
 
-fn to_app(request: Request<()>) {
-    let protocol = headers::wanted_protocol(request.headers());
-    let (mut head, ()) = request.into_parts();
-    let visitor = head.headers.clone();
-    exchange::head_for_app(&mut head, protocol.clone(), &KEYS, FROM, APP);
-    let app = &head.headers;
-
-    nothing_of_the_connection_goes_on(&visitor, app, &["host"]);
+fn to_app(visitor: &RequestHead<'_>) {
+    let (Ok(target), Ok(body)) = (Target::of(visitor), Framing::of_request(visitor)) else {
+        return;
+    };
+    let hosts = visitor.lines.all("host").count();
+    if hosts > 1 || visitor.method == "CONNECT" {
+        return;
+    }
+    let way = Way {
+        from: FROM,
+        app: APP,
+        scheme: "http",
+    };
+    let mut written = Vec::new();
+    headers::for_app(visitor, target, &KEYS, way, &body, &mut written);
+    let (first, app) = read(&written);
+    let mut again = storage();
+    let again = RequestHead::parse(&written, &mut again).expect("an app can read it");
     assert_eq!(
-        all(app, "connection"),
-        protocol.as_ref().map_or(vec![], |_| vec![&b"upgrade"[..]])
+        Framing::of_request(&again),
+        Ok(body.clone()),
+        "the body ends elsewhere"
+    );
+    assert!(again.is_1_1 && again.method == visitor.method);
+    assert_eq!(again.lines.all("content-length").count().max(1), 1);
+
+    let protocol = headers::wanted_protocol(visitor.lines);
+    let app_target = first.split(' ').nth(1).expect("a target");
+    let visitor = map(visitor.lines);
+    nothing_of_the_connection_goes_on(&visitor, &app, &["host", "content-length"]);
+    assert_eq!(
+        all(&app, "connection"),
+        protocol.map_or(vec![], |_| vec![&b"upgrade"[..]])
     );
     assert_eq!(
-        all(app, "upgrade"),
+        all(&app, "upgrade"),
         protocol
-            .iter()
-            .map(HeaderValue::as_bytes)
+            .into_iter()
+            .map(<[u8]>::trim_ascii)
             .collect::<Vec<_>>()
     );
-    let protocols = all(app, "upgrade").into_iter();
+    let protocols = all(&app, "upgrade").into_iter();
     let mut protocols = protocols.flat_map(|line| line.split(|byte| *byte == b','));
     let is_http2 = |name: &[u8]| name.trim_ascii().to_ascii_lowercase().starts_with(b"h2c");
     assert!(
         !protocols.any(is_http2),
         "HTTP/2 is asked for, where nothing is seen to"
     );
-    assert!(matches!(all(app, "te")[..], [] | [b"trailers"]));
-    let is_chunked = visitor.contains_key("transfer-encoding");
+    assert!(matches!(all(&app, "te")[..], [] | [b"trailers"]));
+    let is_chunked = matches!(body, Framing::Chunked(_));
     assert_eq!(
-        all(app, "transfer-encoding"),
+        all(&app, "transfer-encoding"),
         if is_chunked {
             vec![&b"chunked"[..]]
         } else {
             vec![]
         }
     );
-    assert!(!app.contains_key("expect"), "hyper has answered it");
-    assert_eq!(all(app, "host").len(), 1, "an app is named one host");
-    let target = head.uri.to_string();
+    assert!(!app.contains_key("expect"), "the gateway answers it");
+    assert_eq!(all(&app, "host").len(), 1, "an app is named one host");
     assert!(
-        target.starts_with('/') || target == "*",
-        "{target:?} is asked for"
+        app_target.starts_with('/') || app_target == "*",
+        "{app_target:?} is asked for"
     );
-
-    no_key_of_ours_goes_on(app, head.uri.query());
-    what_is_not_ours_passes(&visitor, app);
-    cookies_of_the_app_pass(&visitor, app);
-    where_it_comes_from_is_ours_to_say(&visitor, app);
+    let query = app_target.split_once('?').map(|(_, query)| query);
+    no_key_of_ours_goes_on(&app, again.lines, query);
+    what_is_not_ours_passes(&visitor, &app);
+    cookies_of_the_app_pass(&visitor, &app);
+    where_it_comes_from_is_ours_to_say(hosts == 1 || target.authority.is_some(), &app);
 }
 
-fn no_key_of_ours_goes_on(app: &HeaderMap, query: Option<&str>) {
+fn no_key_of_ours_goes_on(app: &HeaderMap, lines: Lines<'_>, query: Option<&str>) {
     for value in all(app, "authorization") {
         let mut words = value
             .split(u8::is_ascii_whitespace)
@@ -201,7 +257,7 @@ fn no_key_of_ours_goes_on(app: &HeaderMap, query: Option<&str>) {
         });
         assert!(!names_ours, "a key in a query goes on");
     }
-    let opens = credentials::admit(&KEYS, &ada().owner(), PORT, query, app);
+    let opens = credentials::admit(&KEYS, &ada().owner(), PORT, query, lines);
     assert!(
         matches!(opens, Err(KeyError::Missing | KeyError::Unknown)),
         "what the app is told opens a private session"
@@ -244,12 +300,11 @@ fn cookies_of_the_app_pass(visitor: &HeaderMap, app: &HeaderMap) {
     assert_eq!(passed, wanted, "the app's own cookies were changed");
 }
 
-fn where_it_comes_from_is_ours_to_say(visitor: &HeaderMap, app: &HeaderMap) {
+fn where_it_comes_from_is_ours_to_say(names_a_host: bool, app: &HeaderMap) {
     assert_eq!(all(app, "x-forwarded-proto"), [b"http"]);
     let host = all(app, "host")[0];
-    let is_of_the_visitor = visitor.contains_key("host");
     let forwarded_host = all(app, "x-forwarded-host");
-    assert!(forwarded_host == [host] || (!is_of_the_visitor && forwarded_host.is_empty()));
+    assert!(forwarded_host == [host] || (!names_a_host && forwarded_host.is_empty()));
 
     let [chain] = all(app, "x-forwarded-for")[..] else {
         panic!("the chain of addresses is one line");
@@ -286,60 +341,94 @@ fn last_element(list: &[u8]) -> Option<&[u8]> {
 
 // --- The way back -----------------------------------------------------------------
 
-fn to_visitor(app: HeaderMap, status: StatusCode, origin: Option<HeaderValue>) {
-    let mut visitor = app.clone();
-    headers::to_visitor(&mut visitor, status);
-    cors::allow(origin.clone(), &mut visitor);
-
-    nothing_of_the_connection_goes_on(
-        &app,
-        &visitor,
-        &["host", "access-control-allow-origin", "vary"],
+fn to_visitor(app: &ResponseHead<'_>, origin: Option<&[u8]>) {
+    let Ok(body) = Framing::of_response(app, false) else {
+        return;
+    };
+    let switches = app.status == 101;
+    let terms = Terms {
+        is_1_1: true,
+        keeps_alive: true,
+        is_chunked: !matches!(body, Framing::Length(_)),
+        switches,
+    };
+    let mut written = Vec::new();
+    headers::for_visitor(app, terms, &mut written);
+    if let Some(origin) = origin.filter(|_| !cors::is_settled(app.lines)) {
+        cors::allow(origin, &mut written);
+    }
+    written.extend_from_slice(b"\r\n");
+    let (_, visitor) = read(&written);
+    let mut again = storage();
+    let again = ResponseHead::parse(&written, &mut again).expect("a visitor can read it");
+    assert_eq!(again.status, app.status);
+    let ends = match body {
+        Framing::ToEnd => Framing::chunked(),
+        body => body,
+    };
+    assert_eq!(
+        Framing::of_response(&again, false),
+        Ok(ends),
+        "the body ends elsewhere"
     );
-    let switches = status == StatusCode::SWITCHING_PROTOCOLS && app.contains_key("upgrade");
-    assert_eq!(visitor.contains_key("connection"), switches);
-    assert_eq!(visitor.contains_key("upgrade"), switches);
-    assert!(!visitor.contains_key("te") && !visitor.contains_key("transfer-encoding"));
+
+    let said_anew = [
+        "host",
+        "content-length",
+        "access-control-allow-origin",
+        "vary",
+    ];
+    let (app_lines, app) = (app.lines, map(app.lines));
+    nothing_of_the_connection_goes_on(&app, &visitor, &said_anew);
+    let is_upgraded = switches && app.contains_key("upgrade");
+    assert_eq!(visitor.contains_key("connection"), is_upgraded);
+    assert_eq!(visitor.contains_key("upgrade"), is_upgraded);
+    assert!(!visitor.contains_key("te"));
     assert!(
-        !(app.contains_key("transfer-encoding") && visitor.contains_key("content-length")),
+        !(visitor.contains_key("transfer-encoding") && visitor.contains_key("content-length")),
         "a chunked body has another length"
     );
     what_is_not_ours_passes(&app, &visitor);
-    let named = named_by_connection(&app);
-    let said_by_app = app.contains_key("access-control-allow-origin")
-        && !named
-            .iter()
-            .any(|name| name == "access-control-allow-origin");
-    let allowed = all(&visitor, "access-control-allow-origin");
-    if said_by_app {
+    if !cors::is_settled(app_lines) {
         assert_eq!(
-            allowed,
-            all(&app, "access-control-allow-origin"),
-            "the app says who may read"
-        );
-    } else {
-        assert_eq!(
-            allowed,
-            origin.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>()
+            all(&visitor, "access-control-allow-origin"),
+            origin
+                .into_iter()
+                .map(<[u8]>::trim_ascii)
+                .collect::<Vec<_>>()
         );
     }
 }
 
-fn a_preflight_answers_what_was_asked(request: &Request<()>) {
-    let answer: Option<Response<()>> = cors::preflight(request);
-    let asked = request.headers();
-    let is_preflight = request.method() == "OPTIONS"
-        && asked.contains_key("origin")
-        && asked.contains_key("access-control-request-method");
-    assert_eq!(answer.is_some(), is_preflight);
-    if let Some(answer) = answer {
-        let allowed = all(answer.headers(), "access-control-allow-origin");
-        assert_eq!(
-            allowed,
-            [all(asked, "origin")[0]],
-            "another origin is allowed"
-        );
+// --- A body in chunks -------------------------------------------------------------
+
+/// It is the same whatever pieces it comes in, and what is passed on as it came is read
+/// the same again.
+fn chunks(bytes: &[u8]) {
+    let whole = content(bytes, bytes.len().max(1));
+    for piece in [1, 2, 7] {
+        assert_eq!(content(bytes, piece), whole, "it depends on the pieces");
     }
+    if let Some((_, length)) = &whole {
+        assert_eq!(content(&bytes[..*length], 3), whole);
+    }
+}
+
+/// The content of a body in chunks, and how long it is with all that frames it.
+fn content(bytes: &[u8], piece: usize) -> Option<(Vec<u8>, usize)> {
+    let (mut framing, mut content, mut length) = (Framing::chunked(), Vec::new(), 0);
+    for mut rest in bytes.chunks(piece) {
+        while let Some(part) = framing.next(rest).ok()? {
+            assert!(part.length > 0, "nothing was read");
+            let (these, others) = rest.split_at(part.length);
+            if part.kind == Kind::Data {
+                content.extend_from_slice(these);
+            }
+            length += part.length;
+            rest = others;
+        }
+    }
+    framing.is_done().then_some((content, length))
 }
 
 // --- Both ways --------------------------------------------------------------------

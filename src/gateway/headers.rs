@@ -218,7 +218,15 @@ struct AboutConnection<'h> {
 
 impl<'h> AboutConnection<'h> {
     fn of(lines: Lines<'h>) -> Self {
-        let known = ["keep-alive", "close", "upgrade", "te", "host"];
+        // Without its length a message would end elsewhere for who reads it next.
+        let known = [
+            "keep-alive",
+            "close",
+            "upgrade",
+            "te",
+            "host",
+            "content-length",
+        ];
         let named = lines
             .tokens("connection")
             .filter(|token| {
@@ -443,6 +451,22 @@ mod tests {
         }];
         let about_connection = AboutConnection::of(Lines::new(&named));
         assert!(about_connection.covers("x-secret") && !about_connection.covers("host"));
+    }
+
+    #[test]
+    fn connection_cannot_take_the_length_from_a_message() {
+        let bytes = b"HTTP/1.1 200 OK\r\nconnection: content-length\r\ncontent-length: 5\r\n\r\n";
+        let mut storage = storage();
+        let head = ResponseHead::parse(bytes, &mut storage).unwrap();
+        let terms = Terms {
+            is_1_1: true,
+            keeps_alive: true,
+            is_chunked: false,
+            switches: false,
+        };
+        let mut out = Vec::new();
+        for_visitor(&head, terms, &mut out);
+        assert_eq!(out, b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n");
     }
 
     #[test]
