@@ -19,6 +19,7 @@ mod session_wire;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod waiting;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use self::error::ApiError;
 use crate::data_dir::DataDir;
 use crate::driver::Driver;
 use crate::gate::{self, Gate};
+use crate::gateway::Gateway;
 use crate::keys::KeyRing;
 use crate::store::Store;
 
@@ -57,6 +59,8 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     /// Whether it still answers, or another server does.
     pub gate: Gate,
+    /// What stands behind sessions' URLs, and counts what passes.
+    pub gateway: Gateway,
     /// By which callers are known.
     pub keys: KeyRing,
     /// Where sessions' logs are.
@@ -85,6 +89,8 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(create::create_dynamic_session))
         // GET, DELETE /session/{session_id}
         .routes(routes!(sessions::get_session, sessions::delete_session))
+        // GET /session/{session_id}/traffic
+        .routes(routes!(traffic::get_traffic))
         // GET /sessions
         .routes(routes!(sessions::list_sessions))
         // POST /session/{session_id}/increase-timeout
@@ -121,6 +127,8 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(platform::list_api_keys, platform::create_api_key))
         // DELETE /platform/api-keys/{key_id}
         .routes(routes!(platform::revoke_api_key))
+        // GET /metrics
+        .routes(routes!(traffic::get_metrics))
         // GET /healthz
         .routes(routes!(docs::healthz))
 }

@@ -25,6 +25,7 @@ mod page;
 mod patience;
 mod pool;
 mod relay;
+mod traffic;
 mod transfer;
 mod workers;
 
@@ -51,6 +52,8 @@ use crate::keys::KeyRing;
 use connection::Door;
 pub use patience::TimeLimits;
 use pool::Pool;
+pub use traffic::Passed;
+use traffic::Traffic;
 use workers::Workers;
 
 /// How long a port says that its session has ended before it is closed.
@@ -101,10 +104,11 @@ impl Route {
     }
 }
 
-/// A route, and the connections to its app while it has one.
+/// A route, the connections to its app while it has one, and what has passed.
 struct Backend {
     route: Route,
     app: Option<Arc<Pool>>,
+    traffic: Arc<Traffic>,
 }
 
 /// What a port's connections look at: `None` once the port is closed.
@@ -259,6 +263,24 @@ impl Gateway {
         Ok(())
     }
 
+    /// What has passed for `session`, which has `port`.
+    pub async fn passed(&self, port: u16, session: SessionId) -> Option<Passed> {
+        let ports = self.shared.ports.lock().await;
+        let backend = ports.by_number.get(&port)?.backend()?;
+        let is_its_own = backend.route.session == session;
+        is_its_own.then(|| backend.traffic.passed(clock::monotonic()))
+    }
+
+    /// What has passed for every session that has a port.
+    pub async fn all_passed(&self) -> Vec<(SessionId, Passed)> {
+        let now = clock::monotonic();
+        let ports = self.shared.ports.lock().await;
+        let backends = ports.by_number.values().filter_map(Port::backend);
+        backends
+            .map(|backend| (backend.route.session, backend.traffic.passed(now)))
+            .collect()
+    }
+
     /// Let go of inherited listeners that nothing was published on.
     pub async fn release_inherited(&self) {
         self.shared.ports.lock().await.inherited.clear();
@@ -317,17 +339,25 @@ impl Gateway {
     }
 }
 
-/// The route with its app's connections, which it keeps from `before` if it is the
-/// same app still.
+/// The route with what has passed for its session, and its app's connections if it is
+/// the same app still, both from `before`.
 fn backend(route: Route, before: Option<&Backend>) -> Arc<Backend> {
+    let before = before.filter(|before| before.route.session == route.session);
+    let traffic = before.map_or_else(Arc::default, |before| Arc::clone(&before.traffic));
     let app = route.app().map(|app| {
         before
-            .filter(|before| before.route.session == route.session)
             .and_then(|before| before.app.as_ref())
             .filter(|pool| pool.app() == app)
-            .map_or_else(|| Arc::new(Pool::new(app)), Arc::clone)
+            .map_or_else(
+                || Arc::new(Pool::new(app, Arc::clone(&traffic))),
+                Arc::clone,
+            )
     });
-    Arc::new(Backend { route, app })
+    Arc::new(Backend {
+        route,
+        app,
+        traffic,
+    })
 }
 
 fn listen(at: SocketAddr) -> io::Result<TcpListener> {

@@ -173,6 +173,7 @@ impl Server {
             driver: driver.clone(),
             store,
             gate: gate.clone(),
+            gateway: gateway.clone(),
             keys: key_ring,
             data_dir: data_dir.clone(),
             session_host: config.session_host,

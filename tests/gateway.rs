@@ -19,3 +19,5 @@ mod proxy;
 mod streams;
 #[path = "gateway/suspicious.rs"]
 mod suspicious;
+#[path = "gateway/traffic.rs"]
+mod traffic;

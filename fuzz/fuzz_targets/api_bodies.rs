@@ -136,9 +136,10 @@ impl World {
         };
         let key_ring = KeyRing::default();
         let agents = Agents::default();
+        let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), key_ring.clone());
         let effects = Effects::new(
             Arc::new(agents.clone()),
-            Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), key_ring.clone()),
+            gateway.clone(),
             Switchboard::default(),
             key_ring.clone(),
             Access::Link,
@@ -157,6 +158,7 @@ impl World {
             driver,
             store,
             gate: Gate::default(),
+            gateway,
             keys: key_ring,
             data_dir,
             session_host: "gpu.test".into(),

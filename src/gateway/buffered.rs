@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
+use super::traffic::Meter;
+
 /// What is read at once, in bytes. A head must fit.
 const SIZE: usize = super::head::HEAD_BYTES_MAX;
 /// What is read at once where so much comes that less would cost more.
@@ -227,19 +229,25 @@ impl AsyncWrite for Stream {
 pub(super) struct Buffered {
     pub(super) stream: Stream,
     pub(super) buffer: Buffer,
+    meter: Meter,
 }
 
 impl Buffered {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Stream, meter: Meter) -> Self {
         Self {
             stream,
             buffer: Buffer::default(),
+            meter,
         }
     }
 
     /// Read more. There must be room for it.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.buffer.poll_fill(cx, &mut self.stream)
+        let read = ready!(self.buffer.poll_fill(cx, &mut self.stream))?;
+        if read > 0 {
+            self.meter.sent(read);
+        }
+        Poll::Ready(Ok(read))
     }
 
     /// Write what waits in `first`, and then `second`, as far as the other end takes it.

@@ -25,6 +25,7 @@ use super::page::Page;
 use super::patience::{AtOver, Limit, Patience, TimeLimits};
 use super::pool::Pool;
 use super::relay::Relay;
+use super::traffic::{Meter, Sender, Traffic};
 use super::transfer::{Broken, Passing, Transfer};
 use super::workers::Workers;
 use crate::keys::KeyRing;
@@ -135,13 +136,13 @@ impl Visit {
 
 async fn serve(stream: TcpStream, from: SocketAddr, door: Arc<Door>, _place: OwnedSemaphorePermit) {
     let current = door.current.clone();
-    let Some((session, had_ended)) = current
-        .borrow()
-        .as_ref()
-        .map(|backend| (backend.route.session, backend.route.has_ended()))
-    else {
+    let Some(backend) = current.borrow().clone() else {
         return;
     };
+    let (session, had_ended) = (backend.route.session, backend.route.has_ended());
+    let traffic = Arc::clone(&backend.traffic);
+    let meter = Meter::new(Arc::clone(&traffic), Sender::Visitor);
+    drop(backend);
     let over = session_over(current.clone(), session, had_ended);
     let mut connection = Connection {
         limits: door.limits,
@@ -151,7 +152,8 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Arc<Door>, _place: Own
             session,
             from: SocketAddr::new(from.ip().to_canonical(), from.port()),
         },
-        visitor: Buffered::new(Stream::Plain(stream)),
+        traffic,
+        visitor: Buffered::new(Stream::Plain(stream), meter),
         patience: Patience::new(over),
     };
     connection.serve().await;
@@ -172,6 +174,7 @@ async fn session_over(mut current: Current, session: SessionId, had_ended: bool)
 struct Connection<O> {
     limits: TimeLimits,
     visit: Visit,
+    traffic: Arc<Traffic>,
     visitor: Buffered,
     patience: Patience<O>,
 }
@@ -212,6 +215,7 @@ impl<O: Future<Output = ()>> Connection<O> {
             let (asked, course) =
                 exchange::decide(&self.visit, bytes.get(..length).unwrap_or_default());
             self.visitor.buffer.consume(length);
+            self.traffic.requested();
             let next = match course {
                 Course::Close => Next::Close,
                 Course::Answer(answer) => self.say(&asked, asked.body.is_done(), answer).await,

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dwell_core::time::{Millis, Monotonic};
 use tokio::net::TcpStream;
 
 use super::buffered::{Buffered, Stream};
+use super::traffic::{Meter, Sender, Traffic};
 use super::workers::Workers;
 use crate::clock;
 
@@ -25,6 +26,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Pool {
     app: SocketAddr,
+    traffic: Arc<Traffic>,
     /// By the thread that they live on.
     idle: Vec<Mutex<Vec<Idle>>>,
 }
@@ -36,9 +38,10 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) fn new(app: SocketAddr) -> Self {
+    pub(super) fn new(app: SocketAddr, traffic: Arc<Traffic>) -> Self {
         Self {
             app,
+            traffic,
             idle: (0..Workers::count_max())
                 .map(|_| Mutex::default())
                 .collect(),
@@ -55,7 +58,8 @@ impl Pool {
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         super::notice_dead_peers(&stream)?;
-        Ok(Buffered::new(Stream::Plain(stream)))
+        let meter = Meter::new(Arc::clone(&self.traffic), Sender::App);
+        Ok(Buffered::new(Stream::Plain(stream), meter))
     }
 
     /// The connection that was used last on this thread, if one can be used now.

@@ -28,6 +28,7 @@ async fn other_owners_things_do_not_exist() {
     for other in &others {
         for path in [
             format!("/session/{id}"),
+            format!("/session/{id}/traffic"),
             format!("/machine/{machine}"),
             format!("/v2/stream-logs?session_id={id}"),
         ] {
@@ -65,6 +66,32 @@ async fn other_owners_things_do_not_exist() {
     assert_eq!(org.session(&shared).await["user_id"], "ada");
     ada.stop(&id).await;
     org.stop(&shared).await;
+}
+
+#[tokio::test]
+async fn what_passes_through_a_url_is_seen_by_its_owner_and_by_admins() {
+    let server = Server::start(ROOMY);
+    let ada = key(&server, json!({"name": "a", "user": "ada"})).await;
+    let id = ada.create(app("serve.py")).await;
+    let unused = ada.get(&format!("/session/{id}/traffic")).await.json();
+    assert_eq!(
+        (&unused["requests"], &unused["last_activity"]),
+        (&json!(0), &Value::Null)
+    );
+    let session = ada.running(&id).await;
+    for _ in 0..3 {
+        let answer = ada.get(session["url"].as_str().unwrap()).await;
+        assert_eq!(answer.status, 200);
+    }
+    let traffic = ada.get(&format!("/session/{id}/traffic")).await.json();
+    assert_eq!(traffic["requests"], 3);
+    assert!(traffic["bytes_from_app"].as_u64().unwrap() > 0, "{traffic}");
+    assert!(traffic["last_activity"].as_str().unwrap().ends_with('Z'));
+    let metrics = server.api.get("/metrics").await.text;
+    let line = format!("dwell_session_requests_total{{session=\"{id}\"}} 3\n");
+    assert!(metrics.contains(&line), "{metrics}");
+    assert_eq!(ada.get("/metrics").await.status, 403);
+    ada.stop(&id).await;
 }
 
 #[tokio::test]

@@ -95,9 +95,10 @@ impl World {
             ports: PortPool::new(0..=0, 0),
         };
         let key_ring = KeyRing::default();
+        let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), key_ring.clone());
         let effects = Effects::new(
             Arc::new(Nobody),
-            Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), key_ring.clone()),
+            gateway.clone(),
             Switchboard::default(),
             key_ring.clone(),
             Access::Link,
@@ -115,6 +116,7 @@ impl World {
             router: router(Api {
                 driver: driver.clone(),
                 gate: Gate::default(),
+                gateway,
                 store,
                 keys: key_ring,
                 data_dir,
