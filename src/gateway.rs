@@ -12,6 +12,7 @@
 //! carried as they come. Every byte that a user sees passes here, so what measured best
 //! stands here.
 
+mod access;
 mod answer;
 mod buffered;
 mod connection;

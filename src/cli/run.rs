@@ -198,7 +198,7 @@ async fn reachable(wanted: &Wanted) -> Result<Option<Client>, Failure> {
 
 /// A server in this process, on the data directory that is meant.
 async fn serve_here(wanted: &Wanted, file: Option<PathBuf>) -> Result<Server, Failure> {
-    telemetry::start(LogFormat::Text, "warn")?;
+    telemetry::start(LogFormat::Text, "warn", false)?;
     let flags = Flags {
         data_dir: wanted.data_dir.clone(),
         ..Flags::default()

@@ -66,6 +66,9 @@ pub struct ServeArgs {
         default_value = "text"
     )]
     log_format: LogFormat,
+    /// Say on stdout who asks for what through session URLs, one JSON object a request
+    #[arg(long, env = "DWELL_ACCESS_LOG")]
+    access_log: bool,
 }
 
 fn host(text: &str) -> Result<String, String> {
@@ -74,7 +77,7 @@ fn host(text: &str) -> Result<String, String> {
 
 /// Serve until told to end.
 pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
-    telemetry::start(args.log_format, "info")?;
+    telemetry::start(args.log_format, "info", args.access_log)?;
     let flags = Flags {
         listen: args.listen,
         data_dir: args.data_dir,

@@ -22,6 +22,10 @@ impl Answer {
         }
     }
 
+    pub(super) const fn status(&self) -> u16 {
+        self.status
+    }
+
     /// Add a header line. A value that cannot stand in one is left out.
     pub(super) fn line(&mut self, name: &str, value: impl AsRef<[u8]>) {
         let value = value.as_ref();

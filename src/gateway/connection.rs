@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Current;
+use super::access::Entry;
 use super::answer::Answer;
 use super::buffered::{Buffer, Buffered, Stream};
 use super::exchange::{self, Asked, Course, Reply, Whole};
@@ -155,6 +156,7 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Arc<Door>, _place: Own
         traffic,
         visitor: Buffered::new(Stream::Plain(stream), meter),
         patience: Patience::new(over),
+        answered: Answered::default(),
     };
     connection.serve().await;
 }
@@ -177,6 +179,14 @@ struct Connection<O> {
     traffic: Arc<Traffic>,
     visitor: Buffered,
     patience: Patience<O>,
+    answered: Answered,
+}
+
+/// How the last request was answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answered {
+    status: u16,
+    body_bytes: u64,
 }
 
 /// What becomes of a connection after an exchange.
@@ -212,8 +222,10 @@ impl<O: Future<Output = ()>> Connection<O> {
             };
             limit = self.limits.keep_alive;
             let bytes = self.visitor.buffer.filled();
-            let (asked, course) =
-                exchange::decide(&self.visit, bytes.get(..length).unwrap_or_default());
+            let head = bytes.get(..length).unwrap_or_default();
+            let entry = Entry::begin(head);
+            let (asked, course) = exchange::decide(&self.visit, head);
+            self.answered = Answered::default();
             self.visitor.buffer.consume(length);
             self.traffic.requested();
             let next = match course {
@@ -221,6 +233,10 @@ impl<O: Future<Output = ()>> Connection<O> {
                 Course::Answer(answer) => self.say(&asked, asked.body.is_done(), answer).await,
                 Course::Pass { app, head } => self.pass_on(asked, &app, head).await,
             };
+            if let Some(entry) = entry {
+                let Answered { status, body_bytes } = self.answered;
+                entry.end(&self.visit, status, body_bytes);
+            }
             match next {
                 Next::Request => {}
                 Next::Linger => return self.linger().await,
@@ -273,6 +289,7 @@ impl<O: Future<Output = ()>> Connection<O> {
     async fn say(&mut self, asked: &Asked, is_whole: bool, answer: Answer) -> Next {
         let keeps_alive =
             asked.keeps_alive && !answer.is_last && is_whole && !self.visit.gives_way();
+        self.answered.status = answer.status();
         let mut out = Buffer::default();
         answer.write(asked.is_1_1, keeps_alive, asked.is_head, out.writer());
         if !self.write(out).await {
@@ -416,6 +433,7 @@ impl<O: Future<Output = ()>> Connection<O> {
                     }
                 }
                 Some(Reply::Switch(out)) => {
+                    self.answered.status = 101;
                     if self.write(out).await {
                         self.relay(app).await;
                     }
@@ -430,12 +448,14 @@ impl<O: Future<Output = ()>> Connection<O> {
             };
         };
         let Whole {
+            status,
             head,
             framing,
             passing,
             keeps_visitor,
             keeps_app,
         } = reply;
+        self.answered.status = status;
         let mut download = Transfer::new(head, framing, passing);
         let visitor = &mut self.visitor;
         let arrives = |cx: &mut Context<'_>| {
@@ -455,7 +475,9 @@ impl<O: Future<Output = ()>> Connection<O> {
         };
         let idle = Limit::Idle(self.limits.idle);
         let at_over = AtOver::Finish(self.limits.finish);
-        if !matches!(self.patience.wait(idle, at_over, arrives).await, Ok(true)) {
+        let has_arrived = self.patience.wait(idle, at_over, arrives).await;
+        self.answered.body_bytes = download.passed();
+        if has_arrived != Ok(true) {
             return Next::Close;
         }
         if !upload.transfer.is_done() {

@@ -230,6 +230,7 @@ pub(super) enum Reply {
 /// An app's answer as its visitor is to see it.
 #[derive(Debug)]
 pub(super) struct Whole {
+    pub(super) status: u16,
     pub(super) head: Buffer,
     pub(super) framing: Framing,
     pub(super) passing: Passing,
@@ -292,6 +293,7 @@ pub(super) fn reply(asked: &Asked, bytes: &[u8], gives_way: bool) -> Option<Repl
         head.lines.has_token("connection", "keep-alive")
     };
     Some(Reply::Whole(Whole {
+        status: head.status,
         head: out,
         keeps_app: keeps_app && framing != Framing::ToEnd,
         framing,

@@ -61,6 +61,8 @@ pub(super) struct Transfer {
     approved: usize,
     /// What comes to the end of the connection has ended.
     has_ended: bool,
+    /// Bytes of the body that were written, or are about to be.
+    passed: u64,
 }
 
 impl Transfer {
@@ -72,12 +74,18 @@ impl Transfer {
             passing,
             approved: 0,
             has_ended: false,
+            passed: 0,
         }
     }
 
     /// Has all of it been written?
     pub(super) fn is_done(&self) -> bool {
         self.head.is_empty() && self.approved == 0 && (self.has_ended || self.framing.is_done())
+    }
+
+    /// How much of its body has passed, in bytes.
+    pub(super) const fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// The head once more, for another connection.
@@ -124,6 +132,7 @@ impl Transfer {
                 let behind_head = self.head.writer();
                 behind_head.extend_from_slice(approved.unwrap_or_default());
                 from.buffer.consume(self.approved);
+                self.passed += self.approved as u64;
                 self.approved = 0;
                 continue;
             }
@@ -136,6 +145,7 @@ impl Transfer {
             let written = written.map_err(Broken::Sink)?;
             from.buffer.consume(written);
             self.approved -= written;
+            self.passed += written as u64;
         }
     }
 

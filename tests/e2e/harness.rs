@@ -237,7 +237,7 @@ impl Server {
             .arg(&file)
             .args(more)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(dir.join("stdout")).unwrap())
             .stderr(Stdio::piped())
             .env_remove("DWELL_URL")
             .env_remove("DWELL_API_KEY")

@@ -95,6 +95,49 @@ async fn what_passes_through_a_url_is_seen_by_its_owner_and_by_admins() {
 }
 
 #[tokio::test]
+async fn on_request_each_visit_is_logged_and_no_key_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::spawn(dir.path(), ROOMY, "127.0.0.1:0", &["--access-log"]);
+    let api = &server.api;
+    let id = api.create(app("serve.py")).await;
+    let session = api.running(&id).await;
+    let url = session["url"].as_str().unwrap();
+    let target = format!("{url}/some/path?q=1&cd_token={}", api.key);
+    let answer = api.get(&target).await;
+    let logged = || {
+        let text = std::fs::read_to_string(dir.path().join("stdout")).unwrap();
+        let line = text.lines().find(|line| line.contains("/some/path"));
+        line.map(str::to_owned)
+    };
+    // It is written once the answer has gone out.
+    let began = std::time::Instant::now();
+    let line = loop {
+        if let Some(line) = logged() {
+            break line;
+        }
+        assert!(began.elapsed().as_secs() < 30, "nothing is logged");
+        tokio::task::yield_now().await;
+    };
+    assert!(!line.contains(&api.key) && !line.contains("q=1"), "{line}");
+    let entry: Value = serde_json::from_str(&line).unwrap();
+    for (name, value) in [
+        ("session", json!(id)),
+        ("from", json!("127.0.0.1")),
+        ("method", json!("GET")),
+        ("path", json!("/some/path")),
+        ("status", json!(answer.status)),
+        ("bytes", json!(answer.text.len())),
+    ] {
+        assert_eq!(entry[name], value, "{name} in {line}");
+    }
+    assert!(
+        entry["duration_ms"].is_u64() && entry["timestamp"].is_string(),
+        "{line}"
+    );
+    api.stop(&id).await;
+}
+
+#[tokio::test]
 async fn a_key_is_good_until_it_is_revoked_and_each_failure_has_its_sentence() {
     let server = Server::start(ROOMY);
     let url = &server.api.url;
