@@ -24,6 +24,7 @@ pub mod head;
 pub mod headers;
 mod page;
 mod patience;
+mod places;
 mod pool;
 mod relay;
 mod traffic;

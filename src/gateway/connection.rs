@@ -13,7 +13,6 @@ use dwell_core::id::SessionId;
 use hyper::StatusCode;
 use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Current;
 use super::access::Entry;
@@ -24,6 +23,7 @@ use super::framing::Framing;
 use super::head::{self, HEAD_BYTES_MAX};
 use super::page::Page;
 use super::patience::{AtOver, Limit, Patience, TimeLimits};
+use super::places::{Place, Places};
 use super::pool::Pool;
 use super::relay::Relay;
 use super::traffic::{Meter, Sender, Traffic};
@@ -31,9 +31,6 @@ use super::transfer::{Broken, Passing, Transfer};
 use super::workers::Workers;
 use crate::keys::KeyRing;
 
-/// Visitors' connections that a port serves at once. More wait in the kernel, so that
-/// one session's visitors cannot use up the files that the whole server may open.
-const CONNECTIONS: usize = 1_024;
 /// What to wait when no connection can be accepted, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long, and for how many bytes, a visitor that is still sending when it has got
@@ -48,7 +45,7 @@ pub(super) struct Door {
     pub(super) current: Current,
     pub(super) gives_way: Arc<AtomicBool>,
     pub(super) limits: TimeLimits,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 impl Door {
@@ -65,17 +62,21 @@ impl Door {
             current,
             gives_way,
             limits,
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
+            places: Arc::default(),
         }
     }
 }
 
 /// Accept connections until aborted.
 pub(super) async fn accept(listener: Arc<TcpListener>, door: Arc<Door>, workers: Arc<Workers>) {
-    while let Ok(place) = Arc::clone(&door.places).acquire_owned().await {
+    while let Some(free) = door.places.free().await {
         let accepted = listener.accept().await;
         let given = accepted.and_then(|(stream, from)| {
             let door = Arc::clone(&door);
+            let Some(place) = door.places.take(free, from.ip()) else {
+                tracing::debug!(port = door.port, "too many connections from {}", from.ip());
+                return Ok(());
+            };
             give(stream, &workers, move |stream| {
                 serve(stream, from, door, place)
             })
@@ -135,7 +136,7 @@ impl Visit {
     }
 }
 
-async fn serve(stream: TcpStream, from: SocketAddr, door: Arc<Door>, _place: OwnedSemaphorePermit) {
+async fn serve(stream: TcpStream, from: SocketAddr, door: Arc<Door>, _place: Place) {
     let current = door.current.clone();
     let Some(backend) = current.borrow().clone() else {
         return;

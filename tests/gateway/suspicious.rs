@@ -168,3 +168,30 @@ async fn who_is_slow_to_ask_is_not_waited_for() {
         assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
     }
 }
+
+#[tokio::test]
+async fn an_app_that_does_not_move_is_a_504_and_one_that_does_is_waited_for() {
+    let limits = TimeLimits {
+        idle: Duration::from_millis(400),
+        ..TimeLimits::default()
+    };
+    let at = raw_app(|mut stream, _| async move {
+        let head = read_head(&mut stream).await;
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789";
+        if head.starts_with("GET /slow") {
+            // In all it takes longer than the limit.
+            for byte in answer {
+                stream.write_all(&[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(15)).await;
+            }
+        }
+        read_to_end(&mut stream).await;
+    })
+    .await;
+    let site = Site::with(route(1, RouteStatus::Running(at)), limits).await;
+    let slow = site.get("/slow", &[]).await;
+    assert_eq!((slow.status().as_u16(), text(&slow)), (200, "0123456789"));
+    let silent = site.get("/silent", &[]).await;
+    assert_eq!(silent.status(), 504);
+    assert!(text(&silent).contains("has not answered in time"));
+}
