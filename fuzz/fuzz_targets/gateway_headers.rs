@@ -37,7 +37,8 @@ const NEVER: [&str; 4] = [
     "proxy-authorization",
 ];
 /// Headers that the gateway may change; all others pass as they are.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
+    "set-cookie",
     "expect",
     "connection",
     "upgrade",
@@ -389,6 +390,14 @@ fn to_visitor(app: &ResponseHead<'_>, origin: Option<&[u8]>) {
         "a chunked body has another length"
     );
     what_is_not_ours_passes(&app, &visitor);
+    let names_cookies = named_by_connection(&app)
+        .iter()
+        .any(|name| name == "set-cookie");
+    let theirs = all(&app, "set-cookie").into_iter().filter(|cookie| {
+        let pair = cookie.split(|byte| *byte == b';').next().unwrap_or(cookie);
+        !names_cookies && !is_our_cookie(pair)
+    });
+    assert_eq!(all(&visitor, "set-cookie"), theirs.collect::<Vec<_>>());
     if !cors::is_settled(app_lines) {
         assert_eq!(
             all(&visitor, "access-control-allow-origin"),

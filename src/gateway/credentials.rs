@@ -129,18 +129,26 @@ fn without_our_query(referer: &[u8]) -> Theirs {
     clean.map_or(Theirs::All, |clean| Theirs::Some(clean.into_bytes()))
 }
 
+/// Would this line of an app's set a cookie of ours? Whoever visits it would then speak
+/// to us, or to another session, with a key that the app has chosen.
+pub(super) fn sets_our_cookie(line: &Line<'_>) -> bool {
+    line.name.eq_ignore_ascii_case("set-cookie") && is_our_cookie(line.value)
+}
+
+fn is_our_cookie(pair: &[u8]) -> bool {
+    let pair = pair.split(|byte| *byte == b';').next().unwrap_or(pair);
+    let name = pair.split(|byte| *byte == b'=').next().unwrap_or(pair);
+    let name = name.trim_ascii();
+    name == COOKIE_NAME.as_bytes() || name.starts_with(OWN_COOKIE_PREFIX.as_bytes())
+}
+
 fn without_our_cookies(line: &[u8]) -> Theirs {
-    let is_ours = |pair: &[u8]| {
-        let name = pair.split(|byte| *byte == b'=').next().unwrap_or(pair);
-        let name = name.trim_ascii();
-        name == COOKIE_NAME.as_bytes() || name.starts_with(OWN_COOKIE_PREFIX.as_bytes())
-    };
     let pairs = || line.split(|byte| *byte == b';');
-    if !pairs().any(is_ours) {
+    if !pairs().any(is_our_cookie) {
         return Theirs::All;
     }
     let kept: Vec<&[u8]> = pairs()
-        .filter(|pair| !is_ours(pair))
+        .filter(|pair| !is_our_cookie(pair))
         .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty())
         .collect();

@@ -59,7 +59,10 @@ pub(super) fn decide(visit: &Visit, bytes: &[u8]) -> (Asked, Course) {
     let mut storage = head::storage();
     let head = match RequestHead::parse(bytes, &mut storage) {
         Ok(head) => head,
-        Err(HeadError::Version) => return (Asked::unread(), Course::Close),
+        // Who speaks HTTP/2 would not understand an answer in HTTP/1.1.
+        Err(HeadError::Version) if bytes.starts_with(b"PRI ") => {
+            return (Asked::unread(), Course::Close);
+        }
         Err(HeadError::TooLarge) => {
             return refused(
                 Asked::unread(),
@@ -67,7 +70,7 @@ pub(super) fn decide(visit: &Visit, bytes: &[u8]) -> (Asked, Course) {
                 "The head of this request is too large.",
             );
         }
-        Err(HeadError::Malformed) => {
+        Err(HeadError::Version | HeadError::Malformed) => {
             return refused(
                 Asked::unread(),
                 StatusCode::BAD_REQUEST,

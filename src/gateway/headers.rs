@@ -166,7 +166,8 @@ pub fn for_visitor(head: &ResponseHead<'_>, terms: Terms, out: &mut Vec<u8>) {
     let has_other_length = lines.has("transfer-encoding");
     for line in lines.iter() {
         let is_overruled = has_other_length && line.name.eq_ignore_ascii_case("content-length");
-        if !is_overruled && !about_connection.covers(line.name) {
+        let stays = is_overruled || credentials::sets_our_cookie(line);
+        if !stays && !about_connection.covers(line.name) {
             put(out, line.name, line.value);
         }
     }

@@ -133,6 +133,28 @@ async fn an_app_never_sees_our_keys_and_always_its_own() {
     }
 }
 
+#[tokio::test]
+async fn an_app_sets_its_own_cookies_and_none_of_ours() {
+    let app = App::new(|_| async {
+        let mut response = Response::new(body(""));
+        for cookie in [
+            "own=1; Path=/",
+            "__session=dwell_0; Path=/",
+            "__dwell_80=dwell_0",
+            " __session =x",
+            "__sessions=theirs",
+        ] {
+            let cookie = cookie.parse().unwrap();
+            response.headers_mut().append("set-cookie", cookie);
+        }
+        response
+    })
+    .await;
+    let response = Site::of(app.at).await.get("/", &[]).await;
+    let set: Vec<_> = response.headers().get_all("set-cookie").iter().collect();
+    assert_eq!(set, ["own=1; Path=/", "__sessions=theirs"]);
+}
+
 const PREFLIGHT: [(&str, &str); 4] = [
     ("origin", "https://app.example"),
     ("access-control-request-method", "PUT"),

@@ -67,6 +67,33 @@ async fn requests_that_could_be_understood_in_two_ways_are_refused() {
             "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
             "501",
         ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 5, 5\r\n\r\nhello",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\
+             transfer-encoding: identity\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
+            "400",
+        ),
+        ("GET / HTTP/1.1\r\nhost: h\r\nx\0y: 1\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: h\r\nx: a\0b\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: h\r\nx: a\rb\r\n\r\n", "400"),
+        ("GET /a b HTTP/1.1\r\nhost: h\r\n\r\n", "400"),
+        ("GET http://a@b/ HTTP/1.1\r\nhost: h\r\n\r\n", "400"),
+        ("GET p HTTP/1.1\r\nhost: h\r\n\r\n", "400"),
         ("CONNECT h:1 HTTP/1.1\r\nhost: h:1\r\n\r\n", "405"),
         // Who speaks HTTP/2 would not understand an answer in HTTP/1.1.
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "none"),
@@ -117,6 +144,28 @@ async fn an_answer_with_two_lengths_is_as_long_as_its_chunks() {
     let response = Site::of(at).await.get("/", &[]).await;
     assert!(!response.headers().contains_key("content-length"));
     assert_eq!(text(&response), "hello");
+}
+
+#[tokio::test]
+async fn an_answer_that_could_be_understood_in_two_ways_is_passed_on_to_nobody() {
+    for head in [
+        "content-length: 5\r\ncontent-length: 6",
+        "content-length: +5",
+        "transfer-encoding: gzip",
+        "transfer-encoding: gzip, chunked",
+        "x : 1",
+        "x: a\0b",
+    ] {
+        let at = raw_app(move |mut stream, _| async move {
+            read_head(&mut stream).await;
+            let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\nhello!");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            read_to_end(&mut stream).await;
+        })
+        .await;
+        let response = Site::of(at).await.get("/", &[]).await;
+        assert_eq!(response.status(), 502, "{head:?}");
+    }
 }
 
 #[tokio::test]
