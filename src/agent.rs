@@ -7,13 +7,16 @@
 //! it is done.
 
 mod cgroup;
+mod channels;
 mod control;
+mod dial;
 mod environment;
 mod init;
 pub mod journal;
 mod memory;
 mod port;
 mod probe;
+mod relay;
 pub mod remains;
 pub mod spec;
 mod supervisor;

@@ -48,6 +48,7 @@ use crate::driver::Driver;
 use crate::gate::{self, Gate};
 use crate::gateway::Gateway;
 use crate::keys::KeyRing;
+use crate::session_urls::SessionUrls;
 use crate::store::Store;
 
 /// All that the API can reach.
@@ -65,8 +66,8 @@ pub struct Api {
     pub keys: KeyRing,
     /// Where sessions' logs are.
     pub data_dir: DataDir,
-    /// The host in session URLs: `http://HOST:PORT`, the port being the session's.
-    pub session_host: String,
+    /// Where each session is reached.
+    pub urls: SessionUrls,
     /// Who may use the URL of a session whose recipe does not say.
     pub default_access: Access,
     /// What the server allows.

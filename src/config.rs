@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use axum::http::Uri;
+use axum::http::uri::Authority;
 use dwell_core::gpu::GpuType;
 use dwell_core::limits::Limits;
 use dwell_core::machine::Access;
@@ -16,6 +18,9 @@ use dwell_core::pricing::Prices;
 
 use crate::agent::spec::AppLimits;
 use crate::data_dir::DataDir;
+use crate::gateway::{Tls, TlsError};
+use crate::launcher::local::Manner;
+use crate::session_urls::{Domain, Origin, Scheme};
 use file::FileSays;
 use reader::Source;
 
@@ -36,10 +41,16 @@ pub struct Config {
     pub session_ports: RangeInclusive<u16>,
     /// The host of session URLs, as it stands in them.
     pub session_host: String,
+    /// The domain under which sessions have names; none, and they have ports.
+    pub domain: Option<Domain>,
+    /// What connections are encrypted by; none, and they are not.
+    pub tls: Option<TlsFiles>,
     /// Who may use a session URL, where the machine does not say.
     pub access: Access,
     /// What it allows and how long it waits.
     pub limits: Limits,
+    /// How agents are started.
+    pub launcher: Manner,
     /// What each app may use.
     pub app_limits: AppLimits,
     /// How many GPUs of each type there are, as declared, in the file's order; a type
@@ -58,8 +69,43 @@ pub struct Flags {
     pub session_ports: Option<RangeInclusive<u16>>,
     pub session_host: Option<String>,
     pub access: Option<Access>,
-    pub domain: Option<String>,
+    pub domain: Option<Domain>,
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     pub store: Option<String>,
+}
+
+/// The certificate, with all that leads up to its root, and its key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// Of what flags and file say together.
+    fn of(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<Self>, ConfigError> {
+        let missing = |there: &str, not_there: &str| ConfigError {
+            place: None,
+            sentence: format!("tls: there is a {there}, and no {not_there}; name both"),
+        };
+        match (certificate, key) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => Ok(Some(Self { certificate, key })),
+            (Some(_), None) => Err(missing("certificate", "key")),
+            (None, Some(_)) => Err(missing("key", "certificate")),
+        }
+    }
+
+    /// What is in them.
+    ///
+    /// # Errors
+    /// When one of them cannot be read, or they do not belong together.
+    pub fn read(&self) -> Result<Tls, TlsError> {
+        Tls::from_files(&self.certificate, &self.key)
+    }
 }
 
 /// What is wrong, and where.
@@ -106,9 +152,6 @@ impl Config {
             place: None,
             sentence: format!("--{flag}: {sentence}"),
         };
-        if let Some(domain) = &flags.domain {
-            check_domain(domain).map_err(|sentence| wrong("domain", sentence))?;
-        }
         if let Some(store) = &flags.store {
             check_store(store).map_err(|sentence| wrong("store", sentence))?;
         }
@@ -136,7 +179,13 @@ impl Config {
             place: None,
             sentence: format!("data_dir: {} is no path: {why}", data_dir.display()),
         })?;
-        let access = if listen.ip().is_loopback() {
+        let domain = flags.domain.or(file.domain);
+        let tls = TlsFiles::of(
+            flags.tls_certificate.or(file.tls_certificate),
+            flags.tls_key.or(file.tls_key),
+        )?;
+        // A name under the domain cannot be guessed; a port can.
+        let access = if listen.ip().is_loopback() || domain.is_some() {
             Access::Link
         } else {
             Access::Private
@@ -149,8 +198,11 @@ impl Config {
                 .session_host
                 .or(file.session_host)
                 .unwrap_or_else(|| host_of(listen.ip())),
+            domain,
+            tls,
             access: flags.access.or(file.access).unwrap_or(access),
             limits: file.limits,
+            launcher: file.launcher,
             app_limits: file.app_limits,
             declared_gpus: file.gpus,
             prices: file.prices,
@@ -219,7 +271,7 @@ pub fn parse_access(text: &str) -> Result<Access, String> {
 /// # Errors
 /// A sentence that says what it should be.
 pub fn check_host(text: &str) -> Result<(), String> {
-    let authority = text.parse::<axum::http::uri::Authority>();
+    let authority = text.parse::<Authority>();
     match authority {
         Ok(authority) if authority.host() == text => Ok(()),
         Ok(_) | Err(_) => Err(format!(
@@ -228,11 +280,65 @@ pub fn check_host(text: &str) -> Result<(), String> {
     }
 }
 
-fn check_domain(domain: &str) -> Result<(), String> {
-    Err(format!(
-        "session URLs under \"{domain}\" are not there yet; leave it out, and each session has \
-         a port of its own from session_ports"
-    ))
+/// `gpu.example.com`, or what visitors reach in front of the server:
+/// `https://gpu.example.com`, with a port if it is not the usual one.
+///
+/// # Errors
+/// A sentence that says what it should be.
+pub fn parse_domain(text: &str) -> Result<Domain, String> {
+    let (scheme, rest) = match text.split_once("://") {
+        None => (None, text),
+        Some(("http", rest)) => (Some(Scheme::Http), rest),
+        Some(("https", rest)) => (Some(Scheme::Https), rest),
+        Some((other, _)) => return Err(format!("\"{other}\" is neither http nor https")),
+    };
+    let wrong = || {
+        format!(
+            "\"{text}\" is no domain; write it like gpu.example.com, or like \
+             https://gpu.example.com if that is what visitors reach in front of this server"
+        )
+    };
+    let authority: Authority = rest.parse().map_err(|_| wrong())?;
+    let name = authority.host().to_ascii_lowercase();
+    let is_label = |label: &str| {
+        let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(is_inside)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_address = name.parse::<IpAddr>().is_ok();
+    if is_address || !name.split('.').all(is_label) || rest.contains('@') {
+        return Err(wrong());
+    }
+    let origin = match (scheme, authority.port_u16()) {
+        (None, None) => None,
+        (None, Some(_)) => return Err(wrong()),
+        (Some(scheme), port) => Some(Origin {
+            scheme,
+            port: port.unwrap_or(scheme.default_port()),
+        }),
+    };
+    Ok(Domain { name, origin })
+}
+
+/// `https://gpu.example.com`: where a server is reached.
+///
+/// # Errors
+/// A sentence that says what it should be.
+pub fn parse_origin(text: &str) -> Result<String, String> {
+    let uri = text.parse::<Uri>().ok().filter(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|it| !it.as_str().contains('@'))
+            && uri.path() == "/"
+            && uri.query().is_none()
+    });
+    match uri {
+        Some(_) => Ok(text.trim_end_matches('/').to_owned()),
+        None => Err(format!(
+            "\"{text}\" is no server's address; write it like https://gpu.example.com"
+        )),
+    }
 }
 
 fn check_store(store: &str) -> Result<(), String> {

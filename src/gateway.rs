@@ -1,11 +1,15 @@
 //! The gateway: the proxy behind every session URL.
 //!
 //! It knows what was published to it and nothing else: a slow store, or a busy
-//! driver, cannot stall live traffic. In port mode every session has a port of its
-//! own, and each port one listener.
+//! driver, cannot stall live traffic. Every session has a door: a port of its own, or a
+//! name of its own on the server's one listener.
 //!
 //! ```text
-//!  publish ─▶ port ─ watch ─▶ listener ─▶ connection ─▶ exchange ─▶ pool ─▶ app
+//!  publish ─▶ door ─ watch ─▶ connection ─▶ exchange ─▶ pool ─▶ app
+//!                                  ▲
+//!  listener ─▶ reception ─▶ TLS ───┤
+//!                  │               │
+//!                  └─▶ desk (API)  └─ HTTP/2, a stream at a time
 //! ```
 //!
 //! It speaks HTTP/1.1 itself: heads are read where they lie and written anew, bodies
@@ -15,27 +19,32 @@
 mod access;
 mod answer;
 mod buffered;
+mod channels;
 mod connection;
 pub mod cors;
 pub mod credentials;
+mod desk;
+mod door;
 mod exchange;
 pub mod framing;
 pub mod head;
 pub mod headers;
+mod http2;
 mod page;
 mod patience;
 mod places;
 mod pool;
+mod reception;
 mod relay;
+mod tls;
 mod traffic;
 mod transfer;
 mod workers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -44,30 +53,37 @@ use dwell_core::machine::Access;
 use dwell_core::owner::Owner;
 use dwell_core::session::Ending;
 use dwell_core::time::{Millis, Monotonic};
+use dwell_core::upstream::Upstream;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock;
+use crate::keep_alive::{Probes, keep_alive};
 use crate::keys::KeyRing;
-use connection::Door;
+use crate::session_urls::{Address, Scheme, SessionUrls};
+use channels::Tunnels;
+pub use desk::Desk;
+use door::{Door, Names};
 pub use patience::TimeLimits;
 use pool::Pool;
+use reception::Reception;
+pub use tls::{Tls, TlsError};
 pub use traffic::Passed;
 use traffic::Traffic;
 use workers::Workers;
 
-/// How long a port says that its session has ended before it is closed.
+/// How long a door says that its session has ended before it is closed.
 const SHOW_ENDED: Millis = Millis::from_minutes(10);
-/// How often connections and ports that nobody needs any more are looked for.
+/// How often connections and doors that nobody needs any more are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How long [`Gateway::shutdown`] lets exchanges finish.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 /// Connections that the kernel may hold for a port before they are accepted.
 const BACKLOG: u32 = 1_024;
 
-/// What is behind a session's port now.
+/// What is behind a session's door now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The session.
@@ -80,13 +96,13 @@ pub struct Route {
     pub status: RouteStatus,
 }
 
-/// How far the session behind a port is.
+/// How far the session behind a door is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteStatus {
     /// Its app does not answer yet.
     Starting,
-    /// Its app listens here.
-    Running(SocketAddr),
+    /// Its app answers, and is reached so.
+    Running(Upstream),
     /// It is being ended.
     Stopping,
     /// It has ended, for this reason.
@@ -98,9 +114,9 @@ impl Route {
         matches!(self.status, RouteStatus::Ended(_))
     }
 
-    const fn app(&self) -> Option<SocketAddr> {
+    const fn upstream(&self) -> Option<Upstream> {
         match self.status {
-            RouteStatus::Running(app) => Some(app),
+            RouteStatus::Running(upstream) => Some(upstream),
             RouteStatus::Starting | RouteStatus::Stopping | RouteStatus::Ended(_) => None,
         }
     }
@@ -113,35 +129,75 @@ struct Backend {
     traffic: Arc<Traffic>,
 }
 
-/// What a port's connections look at: `None` once the port is closed.
+/// What a door's connections look at: `None` once the door is closed.
 type Current = watch::Receiver<Option<Arc<Backend>>>;
 
-struct Port {
+/// A door, and how it is told what is behind it.
+struct Published {
     current: watch::Sender<Option<Arc<Backend>>>,
-    /// Until it is given away.
-    socket: Option<Arc<TcpListener>>,
-    listener: JoinHandle<()>,
-    published: Monotonic,
+    listening: Option<Listening>,
+    since: Monotonic,
 }
 
-impl Port {
+impl Published {
     fn backend(&self) -> Option<Arc<Backend>> {
         self.current.borrow().clone()
     }
 
-    /// Stop listening and have every connection end. When this returns, the port
+    /// Stop listening and have every connection end. When this returns, its port
     /// can be listened on again; the connections are still finishing.
     async fn close(&mut self) {
         self.current.send_replace(None);
-        self.listener.abort();
-        // An error only says that it was aborted.
-        let _ = (&mut self.listener).await;
+        if let Some(listening) = &mut self.listening {
+            listening.stop().await;
+        }
     }
 }
 
-impl Drop for Port {
+/// A listener at work.
+struct Listening {
+    /// Until it is given away.
+    socket: Option<Arc<TcpListener>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Listening {
+    async fn stop(&mut self) {
+        self.accepting.abort();
+        // An error only says that it was aborted.
+        let _ = (&mut self.accepting).await;
+    }
+}
+
+impl Drop for Listening {
     fn drop(&mut self) {
-        self.listener.abort();
+        self.accepting.abort();
+    }
+}
+
+/// What a gateway is to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The address that sessions' ports are on.
+    pub bind: IpAddr,
+    /// Where sessions are reached.
+    pub urls: SessionUrls,
+    /// How long it waits.
+    pub limits: TimeLimits,
+    /// What visitors' connections are encrypted by.
+    pub tls: Option<Tls>,
+}
+
+impl Settings {
+    /// Ports on `bind`, in the clear, and the usual limits.
+    #[must_use]
+    pub fn ports(bind: IpAddr) -> Self {
+        Self {
+            bind,
+            urls: SessionUrls::ports(Scheme::Http, bind.to_string()),
+            limits: TimeLimits::default(),
+            tls: None,
+        }
     }
 }
 
@@ -152,56 +208,98 @@ pub struct Gateway {
 }
 
 struct Shared {
-    bind: IpAddr,
+    settings: Settings,
     keys: KeyRing,
-    limits: TimeLimits,
-    ports: Mutex<Ports>,
-    /// Set when another gateway takes the visitors from now on: connections are not
-    /// kept past the response that is under way.
-    gives_way: Arc<AtomicBool>,
+    doors: Mutex<Doors>,
+    /// Those of them that are found by a request's host.
+    names: Arc<Names>,
+    tunnels: Tunnels,
+    /// True once another gateway takes the visitors: connections are not kept past the
+    /// response that is under way.
+    gives_way: watch::Sender<bool>,
 }
 
 #[derive(Default)]
-struct Ports {
-    by_number: HashMap<u16, Port>,
+struct Doors {
+    by_address: HashMap<Address, Published>,
     /// Listeners of the gateway before this one, until they are published on.
     inherited: HashMap<u16, std::net::TcpListener>,
     sweeper: Option<JoinHandle<()>>,
     workers: Option<Arc<Workers>>,
 }
 
+impl Doors {
+    fn workers(&mut self) -> io::Result<Arc<Workers>> {
+        Ok(match &self.workers {
+            Some(workers) => Arc::clone(workers),
+            None => Arc::clone(self.workers.insert(Arc::new(Workers::start()?))),
+        })
+    }
+}
+
 impl Gateway {
     /// A gateway whose ports are on `bind`; `keys` opens private sessions.
     #[must_use]
     pub fn new(bind: IpAddr, keys: KeyRing) -> Self {
-        Self::with(bind, keys, TimeLimits::default(), HashMap::new())
+        Self::with(Settings::ports(bind), keys, HashMap::new())
     }
 
-    /// The same, with other limits, and with the listeners that another gateway gave
-    /// up, by port.
+    /// A gateway by these settings, with the listeners that another one gave up, by
+    /// port.
     #[must_use]
     pub fn with(
-        bind: IpAddr,
+        settings: Settings,
         keys: KeyRing,
-        limits: TimeLimits,
         inherited: HashMap<u16, std::net::TcpListener>,
     ) -> Self {
-        let ports = Ports {
+        let doors = Doors {
             inherited,
-            ..Ports::default()
+            ..Doors::default()
         };
+        let names = Arc::new(Names::under(settings.urls.domain()));
         Self {
             shared: Arc::new(Shared {
-                bind,
+                settings,
                 keys,
-                limits,
-                ports: Mutex::new(ports),
-                gives_way: Arc::default(),
+                doors: Mutex::new(doors),
+                names,
+                tunnels: Tunnels::default(),
+                gives_way: watch::Sender::default(),
             }),
         }
     }
 
-    /// What is behind `port` from now on. Listens there if nothing did before.
+    /// Take the visitors of the server's own listener, and lead those who do not come
+    /// for a session to `desk`. None come any more once what is returned is dropped.
+    ///
+    /// # Errors
+    /// When there are no threads, or no file, to be had.
+    pub async fn receive(&self, listener: std::net::TcpListener, desk: Desk) -> io::Result<Open> {
+        let shared = &self.shared;
+        let workers = shared.doors.lock().await.workers()?;
+        prepare(&listener)?;
+        listener.set_nonblocking(true)?;
+        let reception = Reception::of_all(
+            Arc::clone(&shared.names),
+            desk,
+            &shared.settings,
+            shared.gives_way.subscribe(),
+            Arc::clone(&workers),
+        );
+        let worker = workers.next().1.clone();
+        let socket = {
+            let _on_worker = worker.enter();
+            Arc::new(TcpListener::from_std(listener)?)
+        };
+        let accepting = worker.spawn(reception.accept(socket));
+        Ok(Open(Listening {
+            socket: None,
+            accepting,
+        }))
+    }
+
+    /// What is behind the session's door from now on; `port` is the one that the session
+    /// was given. Opens the door if it was not open before.
     ///
     /// When another session is published on a port, or the one there ends, the
     /// connections that the old one's visitors hold are closed. The end of a session
@@ -210,9 +308,11 @@ impl Gateway {
     /// # Errors
     /// When the port cannot be listened on.
     pub async fn publish(&self, port: u16, route: Route) -> io::Result<()> {
-        let mut ports = self.shared.ports.lock().await;
-        let published = clock::monotonic();
-        if let Some(open) = ports.by_number.get_mut(&port) {
+        let shared = &self.shared;
+        let mut doors = shared.doors.lock().await;
+        let since = clock::monotonic();
+        let address = shared.settings.urls.address(route.session, port);
+        if let Some(open) = doors.by_address.get_mut(&address) {
             let before = open.backend();
             if route.has_ended()
                 && before.as_ref().is_some_and(|before| {
@@ -221,63 +321,61 @@ impl Gateway {
             {
                 return Ok(());
             }
-            open.published = published;
+            open.since = since;
             open.current
-                .send_replace(Some(backend(route, before.as_deref())));
+                .send_replace(Some(shared.backend(route, before.as_deref())));
             return Ok(());
         }
-        let workers = match &ports.workers {
-            Some(workers) => Arc::clone(workers),
-            None => Arc::clone(ports.workers.insert(Arc::new(Workers::start()?))),
-        };
-        let worker = workers.next().1.clone();
-        let socket = {
-            // The listener belongs to the thread that accepts.
-            let _on_worker = worker.enter();
-            Arc::new(match ports.inherited.remove(&port) {
-                Some(inherited) => TcpListener::from_std(inherited)?,
-                None => listen(SocketAddr::new(self.shared.bind, port))?,
-            })
-        };
-        let (current, watched) = watch::channel(Some(backend(route, None)));
-        let shared = &self.shared;
-        let door = Arc::new(Door::new(
-            port,
+        let (current, watched) = watch::channel(Some(shared.backend(route, None)));
+        let door = Door::new(
+            address.clone(),
             shared.keys.clone(),
             watched,
-            Arc::clone(&shared.gives_way),
-            shared.limits,
-        ));
-        let accept = connection::accept(Arc::clone(&socket), door, workers);
-        let listener = worker.spawn(accept);
-        ports.by_number.insert(
-            port,
-            Port {
-                current,
-                socket: Some(socket),
-                listener,
-                published,
-            },
+            shared.gives_way.subscribe(),
+            shared.settings.limits,
         );
-        if ports.sweeper.is_none() {
-            ports.sweeper = Some(tokio::spawn(keep_sweeping(Arc::downgrade(&self.shared))));
+        let listening = match &address {
+            Address::Port(port) => Some(shared.listen(&mut doors, *port, Arc::new(door))?),
+            Address::Name(name) => {
+                shared.names.add(name, door);
+                None
+            }
+        };
+        let published = Published {
+            current,
+            listening,
+            since,
+        };
+        doors.by_address.insert(address, published);
+        if doors.sweeper.is_none() {
+            doors.sweeper = Some(tokio::spawn(keep_sweeping(Arc::downgrade(&self.shared))));
         }
         Ok(())
     }
 
-    /// What has passed for `session`, which has `port`.
+    /// Take in a channel to `session`'s app that its agent keeps ready: a connection to
+    /// the server's own listener that the [`Desk`] has upgraded.
+    pub fn take_in(&self, session: SessionId, channel: hyper::upgrade::Upgraded) {
+        match desk::taken_back(channel) {
+            Some((stream, worker)) => self.shared.tunnels.of(session).offer(stream, worker),
+            None => tracing::debug!(%session, "its agent spoke on a channel before it was opened"),
+        }
+    }
+
+    /// What has passed for `session`, which was given `port`.
     pub async fn passed(&self, port: u16, session: SessionId) -> Option<Passed> {
-        let ports = self.shared.ports.lock().await;
-        let backend = ports.by_number.get(&port)?.backend()?;
+        let address = self.shared.settings.urls.address(session, port);
+        let doors = self.shared.doors.lock().await;
+        let backend = doors.by_address.get(&address)?.backend()?;
         let is_its_own = backend.route.session == session;
         is_its_own.then(|| backend.traffic.passed(clock::monotonic()))
     }
 
-    /// What has passed for every session that has a port.
+    /// What has passed for every session that has a door.
     pub async fn all_passed(&self) -> Vec<(SessionId, Passed)> {
         let now = clock::monotonic();
-        let ports = self.shared.ports.lock().await;
-        let backends = ports.by_number.values().filter_map(Port::backend);
+        let doors = self.shared.doors.lock().await;
+        let backends = doors.by_address.values().filter_map(Published::backend);
         backends
             .map(|backend| (backend.route.session, backend.traffic.passed(now)))
             .collect()
@@ -285,7 +383,7 @@ impl Gateway {
 
     /// Let go of inherited listeners that nothing was published on.
     pub async fn release_inherited(&self) {
-        self.shared.ports.lock().await.inherited.clear();
+        self.shared.doors.lock().await.inherited.clear();
     }
 
     /// Accept no more visitors, and return what another gateway accepts them with.
@@ -295,14 +393,17 @@ impl Gateway {
     /// # Errors
     /// When a listener cannot be shared.
     pub async fn give_way(&self) -> io::Result<HashMap<u16, std::net::TcpListener>> {
-        self.shared.gives_way.store(true, Ordering::Relaxed);
-        let mut ports = self.shared.ports.lock().await;
-        let mut given = std::mem::take(&mut ports.inherited);
-        for (number, port) in &mut ports.by_number {
-            port.listener.abort();
-            if let Some(socket) = port.socket.take() {
+        self.shared.gives_way.send_replace(true);
+        let mut doors = self.shared.doors.lock().await;
+        let mut given = std::mem::take(&mut doors.inherited);
+        for (address, published) in &mut doors.by_address {
+            let (Address::Port(port), Some(listening)) = (address, &mut published.listening) else {
+                continue;
+            };
+            listening.accepting.abort();
+            if let Some(socket) = listening.socket.take() {
                 let descriptor = socket.as_fd().try_clone_to_owned()?;
-                given.insert(*number, descriptor.into());
+                given.insert(*port, descriptor.into());
             }
         }
         Ok(given)
@@ -311,55 +412,46 @@ impl Gateway {
     /// Wait until no visitor is left of those who were here when this gateway gave
     /// way.
     pub async fn all_left(&self) {
-        let mut ports = self.shared.ports.lock().await;
-        let ports: Vec<Port> = ports.by_number.drain().map(|(_, port)| port).collect();
-        // Each connection holds a receiver, so the last one gone closes the channel.
-        for port in &ports {
-            port.current.closed().await;
+        for published in self.closing().await {
+            published.current.closed().await;
         }
     }
 
-    /// Close every port. Exchanges that are under way may finish for a few seconds;
+    /// Close every door. Exchanges that are under way may finish for a few seconds;
     /// what then still runs is cut off. Upgraded connections are cut off at once.
     pub async fn shutdown(&self) {
-        let mut ports = self.shared.ports.lock().await;
-        if let Some(sweeper) = ports.sweeper.take() {
-            sweeper.abort();
+        let mut closing = self.closing().await;
+        for published in &mut closing {
+            published.close().await;
         }
-        let mut closing: Vec<Port> = ports.by_number.drain().map(|(_, port)| port).collect();
-        drop(ports);
-        for port in &mut closing {
-            port.close().await;
-        }
-        // Each connection holds a receiver, so the last one gone closes the channel.
         let all_gone = async {
-            for port in &closing {
-                port.current.closed().await;
+            for published in &closing {
+                published.current.closed().await;
             }
         };
         let _ = tokio::time::timeout(SHUTDOWN_LIMIT, all_gone).await;
     }
+
+    /// All doors, which nobody finds any more. Each connection holds a receiver, so the
+    /// last one gone closes the door's channel.
+    async fn closing(&self) -> Vec<Published> {
+        let mut doors = self.shared.doors.lock().await;
+        if let Some(sweeper) = doors.sweeper.take() {
+            sweeper.abort();
+        }
+        self.shared.names.forget_all();
+        doors.by_address.drain().map(|(_, door)| door).collect()
+    }
 }
 
-/// The route with what has passed for its session, and its app's connections if it is
-/// the same app still, both from `before`.
-fn backend(route: Route, before: Option<&Backend>) -> Arc<Backend> {
-    let before = before.filter(|before| before.route.session == route.session);
-    let traffic = before.map_or_else(Arc::default, |before| Arc::clone(&before.traffic));
-    let app = route.app().map(|app| {
-        before
-            .and_then(|before| before.app.as_ref())
-            .filter(|pool| pool.app() == app)
-            .map_or_else(
-                || Arc::new(Pool::new(app, Arc::clone(&traffic))),
-                Arc::clone,
-            )
-    });
-    Arc::new(Backend {
-        route,
-        app,
-        traffic,
-    })
+/// The server's own listener, taking visitors.
+pub struct Open(Listening);
+
+impl Open {
+    /// Take none any more. When this returns, the address can be listened on again.
+    pub async fn close(mut self) {
+        self.0.stop().await;
+    }
 }
 
 fn listen(at: SocketAddr) -> io::Result<TcpListener> {
@@ -370,42 +462,101 @@ fn listen(at: SocketAddr) -> io::Result<TcpListener> {
     };
     // A port whose last connections are still in TIME_WAIT can be listened on.
     socket.set_reuseaddr(true)?;
-    // Connections that are accepted inherit both.
-    socket.set_nodelay(true)?;
-    notice_dead_peers(&socket)?;
+    prepare(&socket)?;
     socket.bind(at)?;
     socket.listen(BACKLOG)
+}
+
+/// Connections that are accepted from `listener` inherit both: an answer is not to wait
+/// for more to send, and who is gone is noticed.
+fn prepare(listener: &impl AsFd) -> io::Result<()> {
+    setsockopt(listener, sockopt::TcpNoDelay, &true)?;
+    notice_dead_peers(listener)
 }
 
 /// A quiet connection may live for days; one whose other end is gone without a word
 /// is noticed within two minutes.
 fn notice_dead_peers(socket: &impl AsFd) -> io::Result<()> {
-    setsockopt(socket, sockopt::KeepAlive, &true)?;
-    setsockopt(socket, sockopt::TcpKeepIdle, &60)?;
-    setsockopt(socket, sockopt::TcpKeepInterval, &15)?;
-    setsockopt(socket, sockopt::TcpKeepCount, &4)?;
-    Ok(())
+    keep_alive(
+        socket,
+        Probes {
+            idle_seconds: 60,
+            interval_seconds: 15,
+            count: 4,
+        },
+    )
 }
 
 impl Shared {
+    /// The route with what has passed for its session, and its app's connections if it
+    /// is the same app still, both from `before`.
+    fn backend(&self, route: Route, before: Option<&Backend>) -> Arc<Backend> {
+        let before = before.filter(|before| before.route.session == route.session);
+        let traffic = before.map_or_else(Arc::default, |before| Arc::clone(&before.traffic));
+        let app = route.upstream().map(|upstream| {
+            let kept = before.and_then(|before| before.app.as_ref());
+            if let Some(pool) = kept.filter(|pool| pool.upstream() == upstream) {
+                return Arc::clone(pool);
+            }
+            let channels = match upstream {
+                Upstream::Direct(_) => None,
+                Upstream::Tunnel(_) => Some(self.tunnels.of(route.session)),
+            };
+            Arc::new(Pool::new(upstream, channels, Arc::clone(&traffic)))
+        });
+        Arc::new(Backend {
+            route,
+            app,
+            traffic,
+        })
+    }
+
+    /// Have visitors of `port` come to `door`.
+    fn listen(&self, doors: &mut Doors, port: u16, door: Arc<Door>) -> io::Result<Listening> {
+        let workers = doors.workers()?;
+        let worker = workers.next().1.clone();
+        let socket = {
+            // The listener belongs to the thread that accepts.
+            let _on_worker = worker.enter();
+            Arc::new(match doors.inherited.remove(&port) {
+                Some(inherited) => TcpListener::from_std(inherited)?,
+                None => listen(SocketAddr::new(self.settings.bind, port))?,
+            })
+        };
+        let reception = Reception::of_one(door, &self.settings, workers);
+        let accepting = worker.spawn(reception.accept(Arc::clone(&socket)));
+        Ok(Listening {
+            socket: Some(socket),
+            accepting,
+        })
+    }
+
     /// Close what nobody needs any more at `now`.
     async fn sweep(&self, now: Monotonic) {
-        let mut ports = self.ports.lock().await;
+        let mut doors = self.doors.lock().await;
         let mut stale = Vec::new();
-        for (number, port) in &ports.by_number {
-            let Some(backend) = port.backend() else {
+        let mut open = HashSet::new();
+        for (address, published) in &doors.by_address {
+            let Some(backend) = published.backend() else {
                 continue;
             };
             if let Some(pool) = &backend.app {
                 pool.sweep(now);
             }
-            if backend.route.has_ended() && now.since(port.published) >= SHOW_ENDED {
-                stale.push(*number);
+            if !backend.route.has_ended() {
+                open.insert(backend.route.session);
+            }
+            if backend.route.has_ended() && now.since(published.since) >= SHOW_ENDED {
+                stale.push(address.clone());
             }
         }
-        for number in stale {
-            if let Some(mut port) = ports.by_number.remove(&number) {
-                port.close().await;
+        self.tunnels.sweep(&open, now);
+        for address in stale {
+            if let Address::Name(name) = &address {
+                self.names.forget(name);
+            }
+            if let Some(mut published) = doors.by_address.remove(&address) {
+                published.close().await;
             }
         }
     }
@@ -460,8 +611,8 @@ mod tests {
     }
 
     async fn shown(gateway: &Gateway, port: u16) -> Option<Route> {
-        let ports = gateway.shared.ports.lock().await;
-        let backend = ports.by_number.get(&port)?.backend()?;
+        let doors = gateway.shared.doors.lock().await;
+        let backend = doors.by_address.get(&Address::Port(port))?.backend()?;
         Some(backend.route.clone())
     }
 
@@ -493,11 +644,13 @@ mod tests {
     #[tokio::test]
     async fn connections_to_an_app_outlive_a_new_word_of_the_same_session_alone() {
         let app = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-        let first = backend(route(1, RouteStatus::Running(app)), None);
+        let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), KeyRing::default());
+        let running = |session| route(session, RouteStatus::Running(app.into()));
+        let first = gateway.shared.backend(running(1), None);
         let pool = first.app.as_ref().unwrap();
-        let again = backend(route(1, RouteStatus::Running(app)), Some(&first));
+        let again = gateway.shared.backend(running(1), Some(&first));
         assert!(Arc::ptr_eq(pool, again.app.as_ref().unwrap()));
-        let other = backend(route(2, RouteStatus::Running(app)), Some(&first));
+        let other = gateway.shared.backend(running(2), Some(&first));
         assert!(!Arc::ptr_eq(pool, other.app.as_ref().unwrap()));
     }
 }

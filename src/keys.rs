@@ -114,11 +114,46 @@ impl AgentSecrets {
     }
 
     fn mac(&self, session: SessionId) -> Hmac<Sha256> {
-        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.server_secret).expect("any length");
+        let mut mac = keyed(&self.server_secret);
         mac.update(session.0.as_bytes());
         mac
     }
+}
+
+/// What sessions' names are derived by: nobody can tell one from the session's id, and
+/// none is stored.
+#[derive(Clone)]
+pub struct SlugSecret {
+    server_secret: [u8; 32],
+}
+
+impl std::fmt::Debug for SlugSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SlugSecret(..)")
+    }
+}
+
+impl SlugSecret {
+    /// Names derived from `server_secret`.
+    #[must_use]
+    pub const fn new(server_secret: [u8; 32]) -> Self {
+        Self { server_secret }
+    }
+
+    /// The session's name: a DNS label of 128 bits.
+    #[must_use]
+    pub fn of(&self, session: SessionId) -> String {
+        let mut mac = keyed(&self.server_secret);
+        mac.update(b"slug");
+        mac.update(session.0.as_bytes());
+        let bytes = mac.finalize().into_bytes();
+        hex(bytes.get(..16).unwrap_or_default())
+    }
+}
+
+fn keyed(secret: &[u8; 32]) -> Hmac<Sha256> {
+    #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+    Hmac::<Sha256>::new_from_slice(secret).expect("any length")
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,22 +11,21 @@ use dwell_core::id::KeyId;
 use dwell_core::key::Key;
 use dwell_core::owner::{Principal, UserId};
 use dwell_core::ports::PortPool;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::api::{self, Api};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, TlsFiles};
 use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
 use crate::failpoint::{self, Point};
 use crate::gate::Gate;
-use crate::gateway::{Gateway, TimeLimits};
+use crate::gateway::{self, Desk, Gateway, Open, TimeLimits, TlsError};
 use crate::gpus;
-use crate::keys::{self, AgentSecrets, KeyRing};
+use crate::keys::{self, AgentSecrets, KeyRing, SlugSecret};
 use crate::launcher::local::Local;
+use crate::session_urls::{Origin, Scheme, SessionUrls};
 use crate::store::sqlite::Sqlite;
 use crate::store::{Store, StoreError};
 use crate::sweep;
@@ -39,8 +37,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long a connection is kept for its next request once another server has taken
 /// over.
 const KEEP_IDLE: Duration = Duration::from_secs(10);
-/// What to wait when no connection can be accepted, as when files have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often the certificate's files are looked at.
+const LOOK_AT_CERTIFICATE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the server could not start: one sentence that names what is wrong and what
 /// to do about it.
@@ -50,6 +48,12 @@ pub struct StartError(pub String);
 
 impl From<DataDirError> for StartError {
     fn from(error: DataDirError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<TlsError> for StartError {
+    fn from(error: TlsError) -> Self {
         Self(error.to_string())
     }
 }
@@ -80,10 +84,10 @@ pub struct Server {
     driver: Driver,
     driving: Running,
     end_within: Duration,
-    listener: Arc<TcpListener>,
-    stance: watch::Sender<Stance>,
-    serving: JoinHandle<()>,
-    sweeping: Sweeping,
+    listener: TcpListener,
+    open: Open,
+    desk: Desk,
+    background: JoinSet<()>,
     lock: DataDirLock,
 }
 
@@ -100,13 +104,13 @@ impl Server {
         let lock = data_dir.hold()?;
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&data_dir.store())?);
         let (listener, session_listeners) = match inherited {
-            Some(Listeners { api, sessions }) => (TcpListener::from_std(api), sessions),
-            None => (Ok(listen(config.listen).await?), HashMap::new()),
+            Some(Listeners { api, sessions }) => (api, sessions),
+            None => (listen(config.listen)?, HashMap::new()),
         };
         let cannot_listen = |error| StartError(format!("cannot listen: {error}"));
-        let listener = Arc::new(listener.map_err(cannot_listen)?);
         let address = listener.local_addr().map_err(cannot_listen)?;
         let url = format!("http://{address}");
+        let tls = config.tls.as_ref().map(TlsFiles::read).transpose()?;
 
         let cores = std::thread::available_parallelism()
             .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
@@ -121,7 +125,9 @@ impl Server {
             ports: PortPool::new(config.session_ports.clone(), first_port(&config)),
         };
         let admin_key = first_key(&data_dir)?;
-        let secrets = AgentSecrets::new(store.server_secret().await?);
+        let server_secret = store.server_secret().await?;
+        let secrets = AgentSecrets::new(server_secret);
+        let urls = session_urls(&config, address.port(), SlugSecret::new(server_secret));
         let key_ring = KeyRing::default();
         let admin_key_hash = keys::hash(&admin_key);
         // One that was revoked is on record too, and stays revoked.
@@ -131,14 +137,16 @@ impl Server {
             key_ring.publish(key);
         }
         let switchboard = Switchboard::default();
-        let gateway = Gateway::with(
-            address.ip(),
-            key_ring.clone(),
-            TimeLimits::default(),
-            session_listeners,
-        );
+        let doors = gateway::Settings {
+            bind: address.ip(),
+            urls: urls.clone(),
+            limits: TimeLimits::default(),
+            tls: tls.clone(),
+        };
+        let gateway = Gateway::with(doors, key_ring.clone(), session_listeners);
         let launcher = Local::new(
             data_dir.clone(),
+            config.launcher.clone(),
             secrets.clone(),
             config.limits.heartbeat,
             config.app_limits,
@@ -165,6 +173,7 @@ impl Server {
             driver: driver.clone(),
             secrets,
             switchboard: switchboard.clone(),
+            gateway: gateway.clone(),
             silence_max: Duration::from(config.limits.lost_after),
         };
         let retention = config.limits.retention;
@@ -176,21 +185,30 @@ impl Server {
             gateway: gateway.clone(),
             keys: key_ring,
             data_dir: data_dir.clone(),
-            session_host: config.session_host,
+            urls: urls.clone(),
             default_access: config.access,
             limits: config.limits,
             inventory,
             prices: config.prices,
         };
-        let sweeping = tokio::spawn(sweep::keep_sweeping(
+        let mut background = JoinSet::new();
+        background.spawn(sweep::keep_sweeping(
             driver.clone(),
             data_dir.clone(),
             retention,
         ));
-        let app = api::router(api).merge(tunnel.router());
-        let stance = watch::Sender::new(Stance::Accepting);
-        let serving = tokio::spawn(serve(Arc::clone(&listener), app, stance.subscribe()));
+        if let Some(tls) = tls {
+            background.spawn(tls.keep_fresh(LOOK_AT_CERTIFICATE_EVERY));
+        }
+        let desk = Desk::new(api::router(api).merge(tunnel.router()));
+        let shared = listener.try_clone().map_err(cannot_listen)?;
+        let open = gateway.receive(shared, desk.clone()).await;
+        let open = open.map_err(cannot_listen)?;
         tracing::info!("listening on {url}");
+        if let Some(domain) = urls.domain() {
+            let scheme = urls.scheme().as_str();
+            tracing::info!("sessions are at {scheme}://NAME.{domain}");
+        }
         Ok(Self {
             url,
             admin_key,
@@ -202,9 +220,9 @@ impl Server {
             driving,
             end_within,
             listener,
-            stance,
-            serving,
-            sweeping: Sweeping(sweeping),
+            open,
+            desk,
+            background,
             lock,
         })
     }
@@ -261,15 +279,15 @@ impl Server {
             switchboard,
             driving,
             listener,
-            stance,
-            serving,
-            sweeping,
+            open,
+            desk,
+            background,
             lock,
             ..
         } = self;
         // What the successor begins is none of ours to sweep.
-        drop(sweeping);
-        stance.send_replace(Stance::NotAccepting);
+        drop(background);
+        open.close().await;
         gate.close().await;
         let listeners = share(&listener, &gateway).await;
         drop(listener);
@@ -281,11 +299,7 @@ impl Server {
         if let Ok(address) = listeners.api.local_addr() {
             gate.lead_to(address);
         }
-        let finishing = Finishing {
-            gateway,
-            stance,
-            serving,
-        };
+        let finishing = Finishing { gateway, desk };
         let given = tokio::task::spawn_blocking(move || {
             let given = successor
                 .give(&listeners)
@@ -310,8 +324,9 @@ impl Server {
             ShutdownMode::EndSessions => self.end_sessions().await,
         }
         self.gate.leave();
-        self.stance.send_replace(Stance::Finishing);
-        if tokio::time::timeout(DRAIN_MAX, self.serving).await.is_err() {
+        self.open.close().await;
+        let finished = self.desk.finish();
+        if tokio::time::timeout(DRAIN_MAX, finished).await.is_err() {
             tracing::warn!("some requests did not finish within {DRAIN_MAX:?} and were cut off");
         }
         self.driving.stop().await;
@@ -349,20 +364,10 @@ impl Server {
     }
 }
 
-/// The sweep, which ends with the server.
-struct Sweeping(JoinHandle<()>);
-
-impl Drop for Sweeping {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// What is left of a server that gave way: connections that were open then.
 pub struct Finishing {
     gateway: Gateway,
-    stance: watch::Sender<Stance>,
-    serving: JoinHandle<()>,
+    desk: Desk,
 }
 
 impl Finishing {
@@ -371,8 +376,7 @@ impl Finishing {
         let api = async {
             // Each closes after its next answer, and that comes from the successor.
             tokio::time::sleep(KEEP_IDLE).await;
-            self.stance.send_replace(Stance::Finishing);
-            let _ = self.serving.await;
+            self.desk.finish().await;
         };
         tokio::join!(api, self.gateway.all_left());
     }
@@ -381,7 +385,7 @@ impl Finishing {
 /// All that is listened with, for another server too.
 async fn share(listener: &TcpListener, gateway: &Gateway) -> io::Result<Listeners> {
     Ok(Listeners {
-        api: listener.as_fd().try_clone_to_owned()?.into(),
+        api: listener.try_clone()?,
         sessions: gateway.give_way().await?,
     })
 }
@@ -398,81 +402,22 @@ async fn load(store: Arc<dyn Store>, settings: Settings) -> Result<ControlPlane,
         .map_err(|error| error.to_string())
 }
 
-/// What the listener does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stance {
-    /// Takes connections.
-    Accepting,
-    /// Takes none, and serves those that are there.
-    NotAccepting,
-    /// Closes those that are idle, and the others when they are.
-    Finishing,
-}
-
-async fn at_least(stance: &mut watch::Receiver<Stance>, least: Stance) {
-    // A server that is gone serves no more either.
-    let _ = stance.wait_for(|stance| *stance >= least).await;
-}
-
-/// A listener that can be told to take no more connections.
-struct Reception {
-    listener: Option<Arc<TcpListener>>,
-    address: SocketAddr,
-    stance: watch::Receiver<Stance>,
-}
-
-impl axum::serve::Listener for Reception {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        while let Some(listener) = &self.listener {
-            tokio::select! {
-                biased;
-                () = at_least(&mut self.stance, Stance::NotAccepting) => self.listener = None,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, from)) => {
-                        // An answer is not to wait for more to send.
-                        let _ = stream.set_nodelay(true);
-                        return (stream, from);
-                    }
-                    Err(error) => {
-                        tracing::debug!("cannot accept a connection: {error}");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-            }
+/// Where sessions are reached, `port` being the one that is listened on.
+fn session_urls(config: &Config, port: u16, slugs: SlugSecret) -> SessionUrls {
+    let scheme = match config.tls {
+        Some(_) => Scheme::Https,
+        None => Scheme::Http,
+    };
+    match &config.domain {
+        None => SessionUrls::ports(scheme, config.session_host.clone()),
+        Some(domain) => {
+            let origin = domain.origin.unwrap_or(Origin { scheme, port });
+            SessionUrls::names(&domain.name, origin, slugs)
         }
-        std::future::pending().await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
     }
 }
 
-/// Serve until told to stop, then let open requests finish.
-async fn serve(listener: Arc<TcpListener>, app: axum::Router, mut stance: watch::Receiver<Stance>) {
-    let Ok(address) = listener.local_addr() else {
-        return;
-    };
-    let reception = Reception {
-        listener: Some(listener),
-        address,
-        stance: stance.clone(),
-    };
-    let told = async move {
-        at_least(&mut stance, Stance::Finishing).await;
-    };
-    if let Err(error) = axum::serve(reception, app)
-        .with_graceful_shutdown(told)
-        .await
-    {
-        tracing::error!("the listener failed: {error}");
-    }
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let refused = |error: io::Error| {
         StartError(if error.kind() == io::ErrorKind::AddrInUse {
             format!(
@@ -482,7 +427,9 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
             format!("cannot listen on {address}: {error}")
         })
     };
-    TcpListener::bind(address).await.map_err(refused)
+    let listener = TcpListener::bind(address).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    Ok(listener)
 }
 
 /// Where the circle of session ports begins: elsewhere at each start, so that two

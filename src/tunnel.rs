@@ -1,7 +1,9 @@
-//! The agents' connections to the server: so far the control channel's server end.
+//! The agents' connections to the server.
 //!
 //! An agent asks `GET /agent/v1/sessions/ID/control` to be upgraded to
-//! [`PROTOCOL`]; from then on both sides write one JSON message a line.
+//! [`PROTOCOL`]; from then on both sides write one JSON message a line. One on another
+//! host asks `GET /agent/v1/sessions/ID/channel` besides, to be upgraded to
+//! [`CHANNEL_PROTOCOL`], and the gateway has what it is then.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +17,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use dwell_core::id::SessionId;
-use dwell_core::protocol::{AgentStatus, MESSAGE_BYTES_MAX, PROTOCOL, ServerMessage};
+use dwell_core::protocol::{
+    AgentStatus, CHANNEL_PROTOCOL, MESSAGE_BYTES_MAX, PROTOCOL, ServerMessage,
+};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, mpsc};
 
 use crate::driver::Driver;
 use crate::failpoint::{self, Point};
+use crate::gateway::Gateway;
 use crate::keys::AgentSecrets;
 
 /// Messages that may wait for a slow agent. Each says a whole: what does not fit is
@@ -104,6 +110,8 @@ pub struct Tunnel {
     pub secrets: AgentSecrets,
     /// Those that are connected.
     pub switchboard: Switchboard,
+    /// Which takes the channels to their apps.
+    pub gateway: Gateway,
     /// After this long without a word a line is cut; the agent calls again.
     pub silence_max: Duration,
 }
@@ -113,21 +121,66 @@ impl Tunnel {
     pub fn router(self) -> Router {
         Router::new()
             .route("/agent/v1/sessions/{id}/control", get(control))
+            .route("/agent/v1/sessions/{id}/channel", get(channel))
             .with_state(self)
     }
 
-    async fn converse(self, session: SessionId, upgraded: hyper::upgrade::Upgraded) {
+    /// Speak `protocol` with the agent of session `id`, if it is that who asks for it.
+    fn upgrade<F>(
+        self,
+        id: &str,
+        protocol: &'static str,
+        mut request: Request,
+        speak: impl FnOnce(Self, SessionId, Upgraded) -> F + Send + 'static,
+    ) -> Response
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let presented = bearer(request.headers()).unwrap_or_default();
+        let session: Option<SessionId> = id.parse().ok();
+        let Some(session) = session.filter(|id| self.secrets.check(*id, presented)) else {
+            let sentence = "This is not the session's agent\n";
+            return (StatusCode::UNAUTHORIZED, sentence).into_response();
+        };
+        let wanted = request.headers().get(header::UPGRADE);
+        if wanted.is_none_or(|wanted| wanted != protocol) {
+            let sentence = format!("This server speaks {protocol} to agents here\n");
+            let headers = [(header::UPGRADE, protocol)];
+            return (StatusCode::UPGRADE_REQUIRED, headers, sentence).into_response();
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(upgraded) => speak(self, session, upgraded).await,
+                Err(error) => tracing::debug!(%session, "its agent's call broke off: {error}"),
+            }
+        });
+        let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, protocol)];
+        (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
+    }
+
+    async fn converse(self, session: SessionId, upgraded: Upgraded) {
         let (serial, mut messages) = self.switchboard.connect(session);
         let (read_half, mut write_half) = tokio::io::split(TokioIo::new(upgraded));
-        let reading = self.listen(session, read_half);
+        let asked = Notify::new();
+        let reading = self.listen(session, read_half, &asked);
         let writing = async {
-            while let Some(message) = messages.recv().await {
-                let Ok(mut line) = serde_json::to_vec(&message) else {
-                    break;
+            loop {
+                let line = tokio::select! {
+                    message = messages.recv() => match message.map(|it| serde_json::to_vec(&it)) {
+                        Some(Ok(line)) => line,
+                        Some(Err(_)) | None => break,
+                    },
+                    () = asked.notified() => Vec::new(),
                 };
-                line.push(b'\n');
-                failpoint::cross(Point::TunnelBeforeTell);
-                if write_half.write_all(&line).await.is_err() {
+                if !line.is_empty() {
+                    failpoint::cross(Point::TunnelBeforeTell);
+                }
+                if write_half
+                    .write_all(&[&line[..], b"\n"].concat())
+                    .await
+                    .is_err()
+                {
                     break;
                 }
             }
@@ -141,7 +194,12 @@ impl Tunnel {
         }
     }
 
-    async fn listen(&self, session: SessionId, reader: impl tokio::io::AsyncRead + Unpin) {
+    async fn listen(
+        &self,
+        session: SessionId,
+        reader: impl tokio::io::AsyncRead + Unpin,
+        asked: &Notify,
+    ) {
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
         let limit = u64::try_from(MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
@@ -152,6 +210,10 @@ impl Tunnel {
             match read.await {
                 Ok(Ok(bytes)) if bytes > 0 && line.ends_with(b"\n") => {}
                 Ok(Ok(_) | Err(_)) | Err(_) => return,
+            }
+            if line == b"\n" {
+                asked.notify_one();
+                continue;
             }
             match serde_json::from_slice::<AgentStatus>(&line) {
                 Ok(status) => {
@@ -170,39 +232,20 @@ impl Tunnel {
 async fn control(
     State(tunnel): State<Tunnel>,
     Path(id): Path<String>,
-    mut request: Request,
+    request: Request,
 ) -> Response {
-    let presented = bearer(request.headers()).unwrap_or_default();
-    let session: Option<SessionId> = id.parse().ok();
-    let Some(session) = session.filter(|id| tunnel.secrets.check(*id, presented)) else {
-        return (
-            StatusCode::UNAUTHORIZED,
-            "This is not the session's agent\n",
-        )
-            .into_response();
+    tunnel.upgrade(&id, PROTOCOL, request, Tunnel::converse)
+}
+
+async fn channel(
+    State(tunnel): State<Tunnel>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response {
+    let take_in = async |tunnel: Tunnel, session, upgraded| {
+        tunnel.gateway.take_in(session, upgraded);
     };
-    if request
-        .headers()
-        .get(header::UPGRADE)
-        .is_none_or(|protocol| protocol != PROTOCOL)
-    {
-        let sentence = format!("This server speaks {PROTOCOL} to agents and nothing else\n");
-        return (
-            StatusCode::UPGRADE_REQUIRED,
-            [(header::UPGRADE, PROTOCOL)],
-            sentence,
-        )
-            .into_response();
-    }
-    let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => tunnel.converse(session, upgraded).await,
-            Err(error) => tracing::debug!(%session, "its agent's call broke off: {error}"),
-        }
-    });
-    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
-    (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
+    tunnel.upgrade(&id, CHANNEL_PROTOCOL, request, take_in)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -6,18 +6,28 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "gateway/house.rs"]
+mod house;
 #[path = "gateway/support.rs"]
 mod support;
 
 #[path = "gateway/access.rs"]
 mod access;
+#[path = "gateway/http2.rs"]
+mod http2;
+#[path = "gateway/http2_frames.rs"]
+mod http2_frames;
 #[path = "gateway/lifecycle.rs"]
 mod lifecycle;
+#[path = "gateway/names.rs"]
+mod names;
 #[path = "gateway/proxy.rs"]
 mod proxy;
 #[path = "gateway/streams.rs"]
 mod streams;
 #[path = "gateway/suspicious.rs"]
 mod suspicious;
+#[path = "gateway/tls.rs"]
+mod tls;
 #[path = "gateway/traffic.rs"]
 mod traffic;

@@ -11,14 +11,13 @@
 //! The server can lengthen a lease and can end it. Once the end has begun nothing
 //! that it says takes it back. With the server gone, everything here goes on.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 
 use crate::protocol::{AgentPhase, AgentStatus, ServerMessage};
 use crate::session::{EndReason, Ending};
 use crate::time::{Millis, Monotonic};
+use crate::upstream::Upstream;
 
 /// How often a tree that outlives its KILL (a process in uninterruptible sleep) is
 /// killed again.
@@ -78,7 +77,7 @@ enum Phase {
     Starting,
     Running {
         since: Monotonic,
-        upstream: SocketAddr,
+        upstream: Upstream,
     },
     Stopping {
         ending: Ending,
@@ -119,7 +118,7 @@ impl Lease {
     }
 
     /// The app answered its ready probe at `upstream`. The time starts now.
-    pub fn app_answered(&mut self, upstream: SocketAddr, now: Monotonic) {
+    pub fn app_answered(&mut self, upstream: Upstream, now: Monotonic) {
         self.advance(now);
         if self.phase == Phase::Starting {
             self.phase = Phase::Running {
@@ -378,8 +377,8 @@ mod tests {
         timeout_grace_ms: Millis(800),
     };
 
-    fn upstream() -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, 9).into()
+    fn upstream() -> Upstream {
+        Upstream::Direct((Ipv4Addr::LOCALHOST, 9).into())
     }
 
     fn running_since(ready_at: u64) -> Lease {

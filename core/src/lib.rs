@@ -25,3 +25,4 @@ pub mod refusal;
 pub mod session;
 pub mod sweep;
 pub mod time;
+pub mod upstream;

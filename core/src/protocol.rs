@@ -1,20 +1,34 @@
-//! What agent and server say to each other on the control channel.
+//! What agent and server say to each other.
 //!
-//! Every message says a whole, not a change: where the agent stands now, what the
-//! session may have in total. Nothing in them goes back (phases advance, spans
-//! grow), so a message that is lost, repeated or late does no harm; the next one
-//! says it all again.
-
-use std::net::SocketAddr;
+//! On the control channel every message is a line that says a whole, not a change: where
+//! the agent stands now, what the session may have in total. Nothing in them goes back
+//! (phases advance, spans grow), so a message that is lost, repeated or late does no harm;
+//! the next one says it all again. An empty line of an agent asks whether the server is
+//! there, an empty line of the server says that it is.
 
 use serde::{Deserialize, Serialize};
 
 use crate::session::Ending;
 use crate::time::Millis;
+use crate::upstream::Upstream;
 
 /// What the protocol is called in `Upgrade:`; the number changes when either side
 /// could misread the other.
 pub const PROTOCOL: &str = "dwell-agent/1";
+
+/// What a data channel is called in `Upgrade:`. The agent opens some ahead of need; on
+/// each it waits for [`OPEN`], answers with [`OPENED`] or [`NOT_OPENED`], and from then on
+/// the bytes of the app and of who speaks to it pass unchanged.
+pub const CHANNEL_PROTOCOL: &str = "dwell-channel/1";
+
+/// The server has the agent connect this channel to the app.
+pub const OPEN: u8 = b'o';
+
+/// The channel is connected to the app.
+pub const OPENED: u8 = b'O';
+
+/// The app does not accept connections; the channel is closed.
+pub const NOT_OPENED: u8 = b'x';
 
 /// The longest message of either side, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -29,8 +43,8 @@ pub enum AgentPhase {
     Running {
         /// For how long it has.
         running_ms: Millis,
-        /// Where it listens, as seen from the agent's host.
-        upstream: SocketAddr,
+        /// How it is reached.
+        upstream: Upstream,
     },
     /// The app's processes are being ended.
     Stopping {

@@ -11,8 +11,6 @@
 //!
 //! Each state carries what is true in it and nothing else. States only advance.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::gpu::{GpuId, GpuType};
@@ -22,6 +20,7 @@ use crate::metering::GpuEvent;
 use crate::owner::{Owner, UserId};
 use crate::protocol::{AgentPhase, AgentStatus};
 use crate::time::{Millis, Timestamp};
+use crate::upstream::Upstream;
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +100,8 @@ pub enum State {
     Running {
         /// Where.
         placement: Placement,
-        /// Where the app listens.
-        upstream: SocketAddr,
+        /// How the app is reached.
+        upstream: Upstream,
         /// Since when it answers.
         started_at: Timestamp,
         /// Until when it may run.
@@ -277,7 +276,7 @@ impl Session {
         }
     }
 
-    fn is_running(&mut self, running_ms: Millis, at: SocketAddr, now: Timestamp) {
+    fn is_running(&mut self, running_ms: Millis, at: Upstream, now: Timestamp) {
         /// A deadline on record that is off by less is left alone.
         const DRIFT: Millis = Millis(1_000);
         let timeout_end_now = now.plus(self.granted_ms.minus(running_ms));
@@ -372,7 +371,7 @@ mod tests {
             granted_ms: session.granted_ms,
             phase: AgentPhase::Running {
                 running_ms: Millis(running_ms),
-                upstream: (Ipv4Addr::LOCALHOST, 9).into(),
+                upstream: Upstream::Direct((Ipv4Addr::LOCALHOST, 9).into()),
             },
         };
         session.observe(&status, Timestamp(CREATED.0 + at_ms), CREATED);

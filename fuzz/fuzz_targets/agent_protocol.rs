@@ -405,7 +405,7 @@ impl Agent {
         match line {
             b"answered" => {
                 let upstream = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-                self.lease.app_answered(upstream, now);
+                self.lease.app_answered(upstream.into(), now);
             }
             b"exited" => self.lease.app_exited(Exit::Status(3), Some("bye"), now),
             b"not started" => self.lease.app_not_started("no such program", now),

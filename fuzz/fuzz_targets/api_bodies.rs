@@ -386,7 +386,7 @@ async fn live(driver: Driver, session: SessionId) {
     };
     let running = AgentPhase::Running {
         running_ms: Millis::ZERO,
-        upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)),
+        upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into(),
     };
     driver.heard(session, status(running)).await;
     let goes_on = |state: &dwell_core::session::State| {

@@ -15,9 +15,8 @@ pub struct AgentSpec {
     pub session: SessionId,
     /// By which the server knows this agent.
     pub secret: String,
-    /// The server's `server.json`, read anew before each call: a server that was
-    /// restarted may listen elsewhere.
-    pub server_file: PathBuf,
+    /// Where its server is.
+    pub server: ServerAt,
     /// What to run.
     pub recipe: Recipe,
     /// `CUDA_VISIBLE_DEVICES`.
@@ -31,6 +30,25 @@ pub struct AgentSpec {
     pub heartbeat: Millis,
     /// What the app may use.
     pub limits: AppLimits,
+}
+
+/// Where an agent's server is, and with that how the app is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerAt {
+    /// On the agent's own host; it connects to the app itself.
+    ThisHost {
+        /// Its `server.json`, read anew before each call: a server that was restarted
+        /// may listen elsewhere.
+        server_file: PathBuf,
+    },
+    /// On another; the agent opens the channels to the app.
+    Elsewhere {
+        /// A bare origin.
+        url: String,
+        /// Whom to trust, in PEM, where that is not who the web trusts.
+        certificate: Option<PathBuf>,
+    },
 }
 
 /// What an app may use. `None` is no limit.

@@ -1,6 +1,7 @@
 //! The loop around the lease: what happens goes in, what is decided gets done.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use dwell_core::lease::{Command, Lease};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::Millis;
+use dwell_core::upstream::Upstream;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -18,10 +20,12 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::cgroup::Cgroups;
+use super::channels::Channels;
 use super::control::{self, Event};
 use super::environment::{environment, find_program};
 use super::init::{App, Word};
 use super::port::AppPort;
+use super::spec::ServerAt;
 use super::tree::{Outputs, Tree};
 use super::{
     AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, probe, remains,
@@ -272,10 +276,17 @@ impl Supervisor {
     fn take_in(&mut self, happening: Happening, lease: &mut Lease, at_work: &mut AtWork) {
         let now = clock::monotonic();
         match happening {
-            Happening::Answered(upstream) => {
+            Happening::Answered(address) => {
                 self.note(&Entry::Answered { at: now });
                 failpoint::cross(Point::AgentAfterAnswered);
-                lease.app_answered(upstream, now);
+                match at_work.reach(address, &self.spec) {
+                    Ok(upstream) => lease.app_answered(upstream, now),
+                    Err(error) => {
+                        let why = format!("No tunnel could be started: {error}");
+                        self.remark(&why);
+                        lease.app_not_started(&why, now);
+                    }
+                }
             }
             Happening::Word(Word::AppExited(exit)) => {
                 let last_words = self.log.borrow().last_line.clone();
@@ -303,7 +314,12 @@ impl Supervisor {
                     lease.tree_gone(now);
                 }
             }
-            Happening::Server(Event::Connected) => at_work.report(lease),
+            Happening::Server(Event::Connected) => {
+                if let Some(channels) = &at_work.channels {
+                    channels.renew();
+                }
+                at_work.report(lease);
+            }
             Happening::Server(Event::Said(message)) => lease.heard(&message, now),
             Happening::Server(Event::Refused) => {}
             Happening::HostStops => {
@@ -362,7 +378,7 @@ enum Next {
 
 /// Something that the lease must know of.
 enum Happening {
-    Answered(std::net::SocketAddr),
+    Answered(SocketAddr),
     Word(Word),
     Reap,
     Server(Event),
@@ -374,12 +390,14 @@ struct AtWork {
     tree: Option<Tree>,
     killing: bool,
     words: Option<Lines<BufReader<UnixStream>>>,
-    answered: Option<JoinHandle<std::net::SocketAddr>>,
+    answered: Option<JoinHandle<SocketAddr>>,
     readers: Vec<JoinHandle<()>>,
     status: watch::Sender<AgentStatus>,
     events: mpsc::Receiver<Event>,
     children: Option<tokio::signal::unix::Signal>,
     terminations: Option<tokio::signal::unix::Signal>,
+    /// To the app, where the server is on another host.
+    channels: Option<Channels>,
     _port: Option<AppPort>,
 }
 
@@ -398,6 +416,7 @@ impl AtWork {
             events,
             children: signal(SignalKind::child()).ok(),
             terminations: signal(SignalKind::terminate()).ok(),
+            channels: None,
             _port: None,
         }
     }
@@ -422,6 +441,17 @@ impl AtWork {
         .collect();
         self.tree = Some(tree);
         self._port = Some(port);
+    }
+
+    /// How the server reaches the app that listens at `address`.
+    fn reach(&mut self, address: SocketAddr, spec: &AgentSpec) -> std::io::Result<Upstream> {
+        Ok(match spec.server {
+            ServerAt::ThisHost { .. } => Upstream::Direct(address),
+            ServerAt::Elsewhere { .. } => {
+                self.channels = Some(Channels::open(spec.clone(), address)?);
+                Upstream::Tunnel(address)
+            }
+        })
     }
 
     fn report(&self, lease: &Lease) {

@@ -297,7 +297,7 @@ async fn until_it_answers(
     };
     match api.until(owner, id, wait, is_settled).await? {
         None => Ok(None),
-        Some(session) if is_running(&session) => Ok(url(&session, &api.session_host)),
+        Some(session) if is_running(&session) => Ok(url(&session, &api.urls)),
         Some(session) => Err(failed(&session)),
     }
 }

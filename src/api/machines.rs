@@ -297,6 +297,6 @@ pub(super) async fn list_machine_events(
     let sessions = api.store.gpu_events(&owner, query).await?;
     let events = sessions
         .iter()
-        .map(|session| GpuEventResponse::new(session, &api.session_host));
+        .map(|session| GpuEventResponse::new(session, &api.urls));
     Ok(Json(events.collect()))
 }

@@ -93,7 +93,7 @@ pub(super) async fn get_usage_details(
     let sessions = api.store.gpu_events(&owner, period.events()).await?;
     let events = sessions
         .iter()
-        .map(|session| GpuEventResponse::new(session, &api.session_host));
+        .map(|session| GpuEventResponse::new(session, &api.urls));
     Ok(Json(events.collect()))
 }
 

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::fields::DateTime;
+use crate::session_urls::SessionUrls;
 use crate::store::SessionRecord;
 
 /// The clients' enumerations are closed and share no other value. It says nothing
@@ -125,7 +126,7 @@ pub(super) struct SessionResponse {
 }
 
 impl SessionResponse {
-    pub fn new(record: &SessionRecord, session_host: &str) -> Self {
+    pub fn new(record: &SessionRecord, urls: &SessionUrls) -> Self {
         let session = &record.session;
         let (ended_at, ending) = match &session.state {
             State::Ended {
@@ -142,7 +143,7 @@ impl SessionResponse {
             gpu_event_id: session.gpu_event.id.0,
             gpu: session.gpu_type.0.clone(),
             created_at: DateTime(session.created_at),
-            url: url(session, session_host),
+            url: url(session, urls),
             timeout: Some(session.granted_ms.whole_minutes()),
             timeout_end: timeout_end(session).map(DateTime),
             machine_id: session.machine_id.map(|id| id.0),
@@ -180,16 +181,16 @@ pub(super) struct SessionListItem {
 }
 
 impl SessionListItem {
-    pub fn new(record: &SessionRecord, session_host: &str) -> Self {
+    pub fn new(record: &SessionRecord, urls: &SessionUrls) -> Self {
         let session = &record.session;
         Self {
             start_time: session.gpu_event.start().map(DateTime),
             end_time: session.gpu_event.end().map(DateTime),
             gpu_provider: GPU_PROVIDER,
             session_timeout: session.granted_ms.whole_minutes(),
-            tunnel_url: url(session, session_host),
+            tunnel_url: url(session, urls),
             updated_at: DateTime(updated_at(session)),
-            session: SessionResponse::new(record, session_host),
+            session: SessionResponse::new(record, urls),
         }
     }
 }
@@ -228,7 +229,7 @@ pub(super) struct GpuEventResponse {
 }
 
 impl GpuEventResponse {
-    pub fn new(session: &Session, session_host: &str) -> Self {
+    pub fn new(session: &Session, urls: &SessionUrls) -> Self {
         let event = &session.gpu_event;
         Self {
             id: event.id.0,
@@ -243,17 +244,17 @@ impl GpuEventResponse {
             updated_at: DateTime(updated_at(session)),
             session_timeout: session.granted_ms.whole_minutes(),
             session_id: session.id.0,
-            tunnel_url: url(session, session_host),
+            tunnel_url: url(session, urls),
             cost: event.cost().dollars(),
         }
     }
 }
 
 /// Where the session's app is, once it answered and until the end.
-pub(super) fn url(session: &Session, session_host: &str) -> Option<String> {
+pub(super) fn url(session: &Session, urls: &SessionUrls) -> Option<String> {
     session.started_at()?;
     let port = session.placement()?.port;
-    Some(format!("http://{session_host}:{port}"))
+    Some(urls.url(session.id, port))
 }
 
 const fn status(session: &Session) -> SessionStatus {

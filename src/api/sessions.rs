@@ -43,7 +43,7 @@ pub(super) async fn get_session(
     let id: SessionId = id.parse().map_err(|_| not_found())?;
     let record = api.store.session(&caller.owner(), id).await?;
     let record = record.ok_or_else(not_found)?;
-    Ok(Json(SessionResponse::new(&record, &api.session_host)))
+    Ok(Json(SessionResponse::new(&record, &api.urls)))
 }
 
 /// Which sessions.
@@ -99,7 +99,7 @@ pub(super) async fn list_sessions(
     }
     let items = records
         .iter()
-        .map(|record| SessionListItem::new(record, &api.session_host))
+        .map(|record| SessionListItem::new(record, &api.urls))
         .collect();
     Ok(Json(items))
 }

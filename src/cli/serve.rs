@@ -9,8 +9,9 @@ use clap::Args;
 use super::args::AccessArg;
 use super::interrupts::Interrupts;
 use super::output::Failure;
-use crate::config::{Config, Flags, check_host, parse_listen, parse_ports};
+use crate::config::{Config, Flags, check_host, parse_domain, parse_listen, parse_ports};
 use crate::server::{Server, ShutdownMode};
+use crate::session_urls::Domain;
 use crate::takeover::Inheritance;
 use crate::telemetry::{self, LogFormat};
 
@@ -23,6 +24,8 @@ use crate::telemetry::{self, LogFormat};
   dwell serve
   dwell serve --listen 0.0.0.0:8080 --session-host gpu.lab
   dwell serve --data-dir /srv/dwell --config /etc/dwell.toml
+  dwell serve --listen 0.0.0.0:443 --domain gpu.example.com \\
+              --tls-certificate fullchain.pem --tls-key privkey.pem
   dwell serve --takeover            # an upgrade in place
   DWELL_LOG=debug dwell serve")]
 pub struct ServeArgs {
@@ -44,9 +47,28 @@ pub struct ServeArgs {
     /// Who may use session URLs [default: link on a loopback address, else private]
     #[arg(long, env = "DWELL_ACCESS", value_name = "WHO")]
     access: Option<AccessArg>,
-    /// Session URLs under this domain; not there yet
-    #[arg(long, env = "DWELL_DOMAIN", value_name = "DOMAIN")]
-    domain: Option<String>,
+    /// Give each session a name of its own under this domain, in place of a port. Its DNS
+    /// must lead *.DOMAIN here. With https:// before it, it is what visitors reach at a
+    /// proxy in front of this server
+    #[arg(long, env = "DWELL_DOMAIN", value_name = "DOMAIN", value_parser = parse_domain)]
+    domain: Option<Domain>,
+    /// Speak HTTPS by the certificate in this PEM file, chain included; it is read again
+    /// when it changes
+    #[arg(
+        long,
+        env = "DWELL_TLS_CERTIFICATE",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    tls_certificate: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(
+        long,
+        env = "DWELL_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_certificate"
+    )]
+    tls_key: Option<PathBuf>,
     /// Where records are kept; only sqlite is there yet [default: sqlite]
     #[arg(long, env = "DWELL_STORE", value_name = "URL")]
     store: Option<String>,
@@ -85,6 +107,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         session_host: args.session_host,
         access: args.access.map(Into::into),
         domain: args.domain,
+        tls_certificate: args.tls_certificate,
+        tls_key: args.tls_key,
         store: args.store,
     };
     let config = Config::load(args.config.as_deref(), flags)?;

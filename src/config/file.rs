@@ -13,9 +13,12 @@ use toml::de::DeTable;
 
 use super::reader::{Entry, Source, Table};
 use super::{
-    ConfigError, check_domain, check_host, check_store, parse_access, parse_listen, parse_ports,
+    ConfigError, check_host, check_store, parse_access, parse_domain, parse_listen, parse_origin,
+    parse_ports,
 };
-use crate::agent::spec::AppLimits;
+use crate::agent::spec::{AppLimits, ServerAt};
+use crate::launcher::local::Manner;
+use crate::session_urls::Domain;
 
 /// What the file says; what it does not say of limits, prices and GPUs is as by
 /// default.
@@ -25,7 +28,11 @@ pub struct FileSays {
     pub data_dir: Option<PathBuf>,
     pub session_ports: Option<RangeInclusive<u16>>,
     pub session_host: Option<String>,
+    pub domain: Option<Domain>,
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     pub access: Option<Access>,
+    pub launcher: Manner,
     pub limits: Limits,
     pub app_limits: AppLimits,
     pub gpus: Vec<(GpuType, u32)>,
@@ -41,20 +48,24 @@ impl FileSays {
         })?;
         let mut root = Table::root(source, &parsed);
         let here = source.file.parent().unwrap_or(Path::new(""));
-        if let Some(domain) = root.take("domain") {
-            domain.parse(check_domain)?;
-        }
         if let Some(store) = root.take("store") {
             store.parse(check_store)?;
-        }
-        if let Some(launchers) = root.take("launcher") {
-            check_launchers(&launchers)?;
         }
         let text = |entry: Option<Entry<'_>>, check: fn(&str) -> Result<(), String>| {
             entry
                 .map(|entry| entry.parse(|text| check(text).map(|()| text.to_owned())))
                 .transpose()
         };
+        let launcher = match root.take("launcher") {
+            Some(launchers) => launcher(&launchers, here)?,
+            None => Manner::default(),
+        };
+        let mut tls = root.take_table("tls")?;
+        let mut tls_file = |key| -> Result<Option<PathBuf>, ConfigError> {
+            Ok(text(tls.take(key), check_path)?.map(|path| here.join(path)))
+        };
+        let (tls_certificate, tls_key) = (tls_file("certificate")?, tls_file("key")?);
+        tls.finish()?;
         let says = Self {
             listen: root
                 .take("listen")
@@ -67,10 +78,17 @@ impl FileSays {
                 .map(|entry| entry.parse(parse_ports))
                 .transpose()?,
             session_host: text(root.take("session_host"), check_host)?,
+            domain: root
+                .take("domain")
+                .map(|entry| entry.parse(parse_domain))
+                .transpose()?,
+            tls_certificate,
+            tls_key,
             access: root
                 .take("access")
                 .map(|entry| entry.parse(parse_access))
                 .transpose()?,
+            launcher,
             limits: limits(root.take_table("limits")?)?,
             app_limits: app_limits(root.take_table("session")?)?,
             gpus: gpus(root.take_table("gpus")?)?,
@@ -222,7 +240,8 @@ fn gpu_type(name: &str, entry: &Entry<'_>) -> Result<GpuType, ConfigError> {
     Ok(GpuType(name.to_owned()))
 }
 
-fn check_launchers(entry: &Entry<'_>) -> Result<(), ConfigError> {
+fn launcher(entry: &Entry<'_>, here: &Path) -> Result<Manner, ConfigError> {
+    let mut manner = None;
     for mut launcher in entry.tables()? {
         let kind = launcher
             .take("kind")
@@ -234,9 +253,28 @@ fn check_launchers(entry: &Entry<'_>) -> Result<(), ConfigError> {
             )),
             other => Err(format!("there is no launcher \"{other}\"; use \"local\"")),
         })?;
+        let start_with = launcher.take("start_with").map(|entry| entry.words());
+        let url = launcher
+            .take("server_url")
+            .map(|entry| entry.parse(parse_origin));
+        let (start_with, url) = (start_with.transpose()?, url.transpose()?);
+        let certificate = match launcher.take("server_certificate") {
+            Some(entry) if url.is_none() => {
+                return Err(entry.error("says whom to trust at server_url; set that too"));
+            }
+            Some(entry) => Some(entry.parse(|text| check_path(text).map(|()| here.join(text)))?),
+            None => None,
+        };
+        let this = Manner {
+            start_with: start_with.unwrap_or_default(),
+            server: url.map(|url| ServerAt::Elsewhere { url, certificate }),
+        };
+        if manner.replace(this).is_some() {
+            return Err(launcher.error("is a second launcher; one is all there can be yet"));
+        }
         launcher.finish()?;
     }
-    Ok(())
+    Ok(manner.unwrap_or_default())
 }
 
 fn check_path(text: &str) -> Result<(), String> {

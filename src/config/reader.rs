@@ -196,6 +196,16 @@ impl<'a> Entry<'a> {
             })
     }
 
+    /// A list of texts.
+    pub fn words(&self) -> Result<Vec<String>, ConfigError> {
+        let list = self.value.get_ref().as_array();
+        let words = list.and_then(|list| {
+            let words = list.iter().map(|word| word.get_ref().as_str());
+            words.map(|word| word.map(str::to_owned)).collect()
+        });
+        words.ok_or_else(|| self.must_be("a list of texts in quotes"))
+    }
+
     /// A table.
     pub fn table(&self) -> Result<Table<'a>, ConfigError> {
         let table = self

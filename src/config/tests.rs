@@ -93,7 +93,6 @@ fn a_value_that_does_not_fit_is_refused_by_line_key_and_value() {
 
 #[test]
 fn what_is_not_there_yet_is_refused_with_a_sentence() {
-    assert!(refusal("domain = \"gpu.example.com\"").contains("not there yet"));
     assert!(refusal("store = \"postgres://db\"").contains("Postgres is not there yet"));
     assert_eq!(
         refusal("[[launcher]]\nkind = \"slurm\"\npartition = \"gpu\""),
@@ -102,11 +101,68 @@ fn what_is_not_there_yet_is_refused_with_a_sentence() {
     assert!(refusal("[[launcher]]\n").contains("must have a kind"));
     assert!(read("store = \"sqlite\"\n[[launcher]]\nkind = \"local\"").is_ok());
     let flags = Flags {
-        domain: Some("gpu.example.com".into()),
+        store: Some("postgres://db".into()),
         ..Flags::default()
     };
     let refused = Config::load(None, flags).unwrap_err().to_string();
-    assert!(refused.starts_with("--domain: "), "{refused}");
+    assert!(refused.starts_with("--store: "), "{refused}");
+}
+
+#[test]
+fn a_domain_is_a_name_or_what_visitors_reach_in_front_of_the_server() {
+    let domain = |name: &str, origin: Option<(Scheme, u16)>| Domain {
+        name: name.to_owned(),
+        origin: origin.map(|(scheme, port)| Origin { scheme, port }),
+    };
+    for (text, expected) in [
+        ("gpu.example.com", domain("gpu.example.com", None)),
+        ("localhost", domain("localhost", None)),
+        (
+            "https://GPU.example.com",
+            domain("gpu.example.com", Some((Scheme::Https, 443))),
+        ),
+        (
+            "http://gpu.lab:8000",
+            domain("gpu.lab", Some((Scheme::Http, 8000))),
+        ),
+    ] {
+        assert_eq!(parse_domain(text), Ok(expected), "{text}");
+    }
+    for text in [
+        "",
+        "gpu.example.com:443",
+        "*.example.com",
+        "10.0.0.1",
+        "https://",
+        "ftp://gpu.lab",
+        "-a.lab",
+        "a..lab",
+        "u@gpu.lab",
+        "gpu.lab/x",
+    ] {
+        assert!(parse_domain(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_certificate_and_its_key_are_named_together() {
+    let config = read("domain = \"gpu.lab\"\n[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"");
+    let config = config.unwrap();
+    assert_eq!(config.domain.unwrap().name, "gpu.lab");
+    assert!(config.tls.unwrap().key.ends_with("k.pem"));
+    assert!(refusal("[tls]\nkey = \"k.pem\"").contains("no certificate"));
+    assert!(refusal("[tls]\ncertificate = \"c.pem\"").contains("no key"));
+    assert!(refusal("[tls]\nacme = true").contains("acme"));
+}
+
+#[test]
+fn a_name_that_cannot_be_guessed_is_open_to_who_has_the_link() {
+    let listen = "listen = \"0.0.0.0:9000\"\n";
+    let access = |more: &str| read(&format!("{listen}{more}")).unwrap().access;
+    assert_eq!(access(""), Access::Private);
+    assert_eq!(access("domain = \"gpu.lab\""), Access::Link);
+    let both = "access = \"private\"\ndomain = \"gpu.lab\"";
+    assert_eq!(access(both), Access::Private);
 }
 
 #[test]

@@ -2,14 +2,18 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
+use super::connection::Visitor;
 use super::traffic::Meter;
+use crate::session_urls::Scheme;
 
 /// What is read at once, in bytes. A head must fit.
 const SIZE: usize = super::head::HEAD_BYTES_MAX;
@@ -121,13 +125,24 @@ impl Buffer {
         self.bytes.len() - self.used >= self.bytes.capacity().max(SIZE)
     }
 
+    /// Hold no memory if nothing waits. What was used is not used again.
+    pub(super) fn release_if_empty(&mut self) {
+        if self.is_empty() {
+            self.release();
+        }
+    }
+
     fn release(&mut self) {
         to_stock(std::mem::take(&mut self.bytes));
         self.used = 0;
     }
 
     /// Read more, if there is room. 0 says that no more will come.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<usize>> {
         if self.bytes.len() == self.bytes.capacity() && self.used > 0 {
             self.forget_used();
         }
@@ -136,12 +151,12 @@ impl Buffer {
         }
         let read = poll_read_buf(Pin::new(stream), cx, self.writer());
         match &read {
-            Poll::Pending if self.is_empty() => self.release(),
+            Poll::Pending => self.release_if_empty(),
             Poll::Ready(Ok(bytes)) => {
                 let has_room = self.bytes.len() < self.bytes.capacity();
                 self.is_bulk = !has_room || (self.is_bulk && *bytes >= SIZE / 8);
             }
-            Poll::Pending | Poll::Ready(Err(_)) => {}
+            Poll::Ready(Err(_)) => {}
         }
         read
     }
@@ -158,29 +173,66 @@ impl Drop for Buffer {
 pub(super) enum Stream {
     /// As it is.
     Plain(TcpStream),
+    /// Encrypted.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A stream of HTTP/2, led through this process in HTTP/1.1.
+    Led(DuplexStream),
 }
 
 impl Stream {
     /// Has the other end neither closed it nor said anything unasked?
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        let read = Pin::new(self).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
+        read.is_pending()
+    }
+
+    /// What it goes through. One that is led through this process goes through none.
+    pub(super) fn socket(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(stream) => {
-                let read = stream.try_read(&mut [0]);
-                read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-            }
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Led(_) => None,
         }
     }
+
+    /// Is what was written on its way without being told to be?
+    const fn flushes_itself(&self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Led(_) => true,
+            Self::Tls(_) => false,
+        }
+    }
+}
+
+/// The same call on whatever stream it is.
+macro_rules! each {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Self::Plain(it) => {
+                let $stream = Pin::new(it);
+                $call
+            }
+            Self::Tls(it) => {
+                let $stream = Pin::new(&mut **it);
+                $call
+            }
+            Self::Led(it) => {
+                let $stream = Pin::new(it);
+                $call
+            }
+        }
+    };
 }
 
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        into: &mut tokio::io::ReadBuf<'_>,
+        into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, into),
-        }
+        each!(self, stream => stream.poll_read(cx, into))
     }
 }
 
@@ -190,9 +242,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        each!(self, stream => stream.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -200,27 +250,19 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
+        each!(self, stream => stream.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(_) => true,
-        }
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        each!(self, stream => stream.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        each!(self, stream => stream.poll_shutdown(cx))
     }
 }
 
@@ -239,6 +281,35 @@ impl Buffered {
             buffer: Buffer::default(),
             meter,
         }
+    }
+
+    /// One who has said something before it was known what it is to count for.
+    pub(super) fn having_said(buffer: Buffer, stream: Stream, meter: Meter) -> Self {
+        if !buffer.is_empty() {
+            meter.sent(buffer.filled().len());
+        }
+        Self {
+            stream,
+            buffer,
+            meter,
+        }
+    }
+
+    pub(super) fn into_visitor(self, from: SocketAddr, scheme: Scheme) -> Visitor {
+        Visitor {
+            stream: self.stream,
+            said: self.buffer,
+            from,
+            scheme,
+        }
+    }
+
+    /// See to it that what was written is on its way.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.stream.flushes_itself() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     /// Read more. There must be room for it.

@@ -1,151 +1,95 @@
-//! A port's listener, and one visitor's connection to it.
+//! One visitor's connection to one session, in HTTP/1.1.
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use dwell_core::id::SessionId;
 use hyper::StatusCode;
 use tokio::io::AsyncWrite;
-use tokio::net::{TcpListener, TcpStream};
 
 use super::Current;
 use super::access::Entry;
 use super::answer::Answer;
 use super::buffered::{Buffer, Buffered, Stream};
+use super::door::Door;
 use super::exchange::{self, Asked, Course, Reply, Whole};
 use super::framing::Framing;
 use super::head::{self, HEAD_BYTES_MAX};
 use super::page::Page;
 use super::patience::{AtOver, Limit, Patience, TimeLimits};
-use super::places::{Place, Places};
 use super::pool::Pool;
 use super::relay::Relay;
 use super::traffic::{Meter, Sender, Traffic};
 use super::transfer::{Broken, Passing, Transfer};
-use super::workers::Workers;
 use crate::keys::KeyRing;
+use crate::session_urls::{Address, Scheme};
 
-/// What to wait when no connection can be accepted, as when files have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long, and for how many bytes, a visitor that is still sending when it has got
 /// its last answer is listened to: closed at once, it might never read the answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1_024;
 
-/// What all connections of a port share.
-pub(super) struct Door {
-    pub(super) port: u16,
-    pub(super) keys: KeyRing,
-    pub(super) current: Current,
-    pub(super) gives_way: Arc<AtomicBool>,
-    pub(super) limits: TimeLimits,
-    places: Arc<Places>,
+/// A visitor who has come.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub(super) stream: Stream,
+    /// What it has said already.
+    pub(super) said: Buffer,
+    pub(super) from: SocketAddr,
+    /// How it speaks to us, or to who stands in front of us.
+    pub(super) scheme: Scheme,
 }
 
-impl Door {
-    pub(super) fn new(
-        port: u16,
-        keys: KeyRing,
-        current: Current,
-        gives_way: Arc<AtomicBool>,
-        limits: TimeLimits,
-    ) -> Self {
-        Self {
-            port,
-            keys,
-            current,
-            gives_way,
-            limits,
-            places: Arc::default(),
-        }
-    }
-}
-
-/// Accept connections until aborted.
-pub(super) async fn accept(listener: Arc<TcpListener>, door: Arc<Door>, workers: Arc<Workers>) {
-    while let Some(free) = door.places.free().await {
-        let accepted = listener.accept().await;
-        let given = accepted.and_then(|(stream, from)| {
-            let door = Arc::clone(&door);
-            let Some(place) = door.places.take(free, from.ip()) else {
-                tracing::debug!(port = door.port, "too many connections from {}", from.ip());
-                return Ok(());
-            };
-            give(stream, &workers, move |stream| {
-                serve(stream, from, door, place)
-            })
-        });
-        match given {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::debug!(port = door.port, "cannot accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Give a connection to the worker whose turn it is.
-fn give<V: Future<Output = ()> + Send + 'static>(
-    stream: TcpStream,
-    workers: &Workers,
-    serve: impl FnOnce(TcpStream) -> V + Send + 'static,
-) -> io::Result<()> {
-    let (number, worker) = workers.next();
-    if number == Workers::own_number() {
-        worker.spawn(serve(stream));
-        return Ok(());
-    }
-    let stream = stream.into_std()?;
-    worker.spawn(async move {
-        // An error says that it is gone already.
-        if let Ok(stream) = TcpStream::from_std(stream) {
-            serve(stream).await;
-        }
-    });
-    Ok(())
-}
-
-/// One visitor's connection. It belongs to the session that was behind the port when
+/// One visitor's connection. It belongs to the session that was behind the door when
 /// it was made, and to no other.
 pub(super) struct Visit {
     door: Arc<Door>,
     pub(super) current: Current,
     pub(super) session: SessionId,
     pub(super) from: SocketAddr,
+    pub(super) scheme: Scheme,
 }
 
 impl Visit {
-    pub(super) fn port(&self) -> u16 {
-        self.door.port
+    pub(super) fn address(&self) -> &Address {
+        &self.door.address
     }
 
     pub(super) fn keys(&self) -> &KeyRing {
         &self.door.keys
     }
 
+    /// Is a request that names this host for another session, or for none?
+    pub(super) fn is_elsewhere(&self, host: Option<&[u8]>) -> bool {
+        !self.door.is_for(host)
+    }
+
     /// Is the visitor to come back on a connection to another gateway?
     fn gives_way(&self) -> bool {
-        self.door.gives_way.load(Ordering::Relaxed)
+        *self.door.gives_way.borrow()
     }
 }
 
-async fn serve(stream: TcpStream, from: SocketAddr, door: Arc<Door>, _place: Place) {
+/// Serve a visitor. Returned is one who asks for something that is not behind this door;
+/// that request is what it has said.
+pub(super) async fn serve(visitor: Visitor, door: Arc<Door>) -> Option<Visitor> {
     let current = door.current.clone();
-    let Some(backend) = current.borrow().clone() else {
-        return;
-    };
+    let backend = current.borrow().clone()?;
     let (session, had_ended) = (backend.route.session, backend.route.has_ended());
     let traffic = Arc::clone(&backend.traffic);
     let meter = Meter::new(Arc::clone(&traffic), Sender::Visitor);
     drop(backend);
     let over = session_over(current.clone(), session, had_ended);
+    let Visitor {
+        stream,
+        said,
+        from,
+        scheme,
+    } = visitor;
     let mut connection = Connection {
         limits: door.limits,
         visit: Visit {
@@ -153,13 +97,26 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Arc<Door>, _place: Pla
             current,
             session,
             from: SocketAddr::new(from.ip().to_canonical(), from.port()),
+            scheme,
         },
         traffic,
-        visitor: Buffered::new(Stream::Plain(stream), meter),
+        visitor: Buffered::having_said(said, stream, meter),
         patience: Patience::new(over),
         answered: Answered::default(),
     };
-    connection.serve().await;
+    match connection.serve().await {
+        Left::ForGood => None,
+        Left::Elsewhere => Some(connection.visitor.into_visitor(from, scheme)),
+    }
+}
+
+/// Where a visitor goes from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Its connection is over.
+    ForGood,
+    /// Its next request is for something else.
+    Elsewhere,
 }
 
 /// Waits until `session` is no longer behind the port, or has ended if it had not.
@@ -215,22 +172,26 @@ enum Failure {
 }
 
 impl<O: Future<Output = ()>> Connection<O> {
-    async fn serve(&mut self) {
+    async fn serve(&mut self) -> Left {
         let mut limit = self.limits.head;
         loop {
-            let Some(length) = self.head(limit).await else {
-                return;
+            let (visitor, patience) = (&mut self.visitor, &mut self.patience);
+            let Some(length) = next_head(visitor, patience, limit, self.limits.head).await else {
+                return Left::ForGood;
             };
             limit = self.limits.keep_alive;
             let bytes = self.visitor.buffer.filled();
             let head = bytes.get(..length).unwrap_or_default();
             let entry = Entry::begin(head);
             let (asked, course) = exchange::decide(&self.visit, head);
+            if matches!(course, Course::Elsewhere) {
+                return Left::Elsewhere;
+            }
             self.answered = Answered::default();
             self.visitor.buffer.consume(length);
             self.traffic.requested();
             let next = match course {
-                Course::Close => Next::Close,
+                Course::Close | Course::Elsewhere => Next::Close,
                 Course::Answer(answer) => self.say(&asked, asked.body.is_done(), answer).await,
                 Course::Pass { app, head } => self.pass_on(asked, &app, head).await,
             };
@@ -240,50 +201,13 @@ impl<O: Future<Output = ()>> Connection<O> {
             }
             match next {
                 Next::Request => {}
-                Next::Linger => return self.linger().await,
-                Next::Close => return,
+                Next::Linger => {
+                    self.linger().await;
+                    return Left::ForGood;
+                }
+                Next::Close => return Left::ForGood,
             }
         }
-    }
-
-    /// How long the next request's head is, once it is there. One that is too long
-    /// ends where our patience does. None when none comes.
-    async fn head(&mut self, until_first: Duration) -> Option<usize> {
-        let (visitor, patience) = (&mut self.visitor, &mut self.patience);
-        let mut searched = 0;
-        if visitor.buffer.is_empty() {
-            let first = |cx: &mut Context<'_>| visitor.poll_fill(cx);
-            let limit = Limit::Total(until_first);
-            let read = patience.wait(limit, AtOver::Cut, first).await.ok()?;
-            if read.is_ok_and(|read| read == 0) || visitor.buffer.is_empty() {
-                return None;
-            }
-        }
-        let all = |cx: &mut Context<'_>| {
-            loop {
-                // A line break before the first line is none of it.
-                let filled = visitor.buffer.filled();
-                let breaks = filled.iter().take_while(|byte| b"\r\n".contains(byte));
-                let breaks = breaks.count();
-                if searched == 0 && breaks > 0 {
-                    visitor.buffer.consume(breaks);
-                    continue;
-                }
-                let filled = visitor.buffer.filled();
-                if let Some(length) = head::end(filled, &mut searched) {
-                    return Poll::Ready(Some(length));
-                }
-                if filled.len() >= HEAD_BYTES_MAX {
-                    return Poll::Ready(Some(filled.len()));
-                }
-                match ready!(visitor.poll_fill(cx)) {
-                    Ok(read) if read > 0 => {}
-                    Ok(_) | Err(_) => return Poll::Ready(None),
-                }
-            }
-        };
-        let limit = Limit::Total(self.limits.head);
-        patience.wait(limit, AtOver::Ignore, all).await.ok()?
     }
 
     /// Answer a request ourselves. What is left of its body is not passed on.
@@ -435,6 +359,7 @@ impl<O: Future<Output = ()>> Connection<O> {
                 }
                 Some(Reply::Switch(out)) => {
                     self.answered.status = 101;
+                    drop(upload);
                     if self.write(out).await {
                         self.relay(app).await;
                     }
@@ -457,6 +382,7 @@ impl<O: Future<Output = ()>> Connection<O> {
             keeps_app,
         } = reply;
         self.answered.status = status;
+        upload.transfer.forget_head();
         let mut download = Transfer::new(head, framing, passing);
         let visitor = &mut self.visitor;
         let arrives = |cx: &mut Context<'_>| {
@@ -530,6 +456,51 @@ impl<O: Future<Output = ()>> Connection<O> {
         let limit = Limit::Total(LINGER);
         let _ = self.patience.wait(limit, AtOver::Ignore, left).await;
     }
+}
+
+/// How long the next request's head is, once it is there. One that is too long ends where
+/// our patience does. None when none comes: no byte within `until_first`, or not the rest
+/// of it within `limit`.
+pub(super) async fn next_head<O: Future<Output = ()>>(
+    visitor: &mut Buffered,
+    patience: &mut Patience<O>,
+    until_first: Duration,
+    limit: Duration,
+) -> Option<usize> {
+    let mut searched = 0;
+    if visitor.buffer.is_empty() {
+        let first = |cx: &mut Context<'_>| visitor.poll_fill(cx);
+        let until_first = Limit::Total(until_first);
+        let read = patience.wait(until_first, AtOver::Cut, first).await.ok()?;
+        if read.is_ok_and(|read| read == 0) || visitor.buffer.is_empty() {
+            return None;
+        }
+    }
+    let all = |cx: &mut Context<'_>| {
+        loop {
+            // A line break before the first line is none of it.
+            let filled = visitor.buffer.filled();
+            let breaks = filled.iter().take_while(|byte| b"\r\n".contains(byte));
+            let breaks = breaks.count();
+            if searched == 0 && breaks > 0 {
+                visitor.buffer.consume(breaks);
+                continue;
+            }
+            let filled = visitor.buffer.filled();
+            if let Some(length) = head::end(filled, &mut searched) {
+                return Poll::Ready(Some(length.min(HEAD_BYTES_MAX)));
+            }
+            if filled.len() >= HEAD_BYTES_MAX {
+                return Poll::Ready(Some(HEAD_BYTES_MAX));
+            }
+            match ready!(visitor.poll_fill(cx)) {
+                Ok(read) if read > 0 => {}
+                Ok(_) | Err(_) => return Poll::Ready(None),
+            }
+        }
+    };
+    let limit = Limit::Total(limit);
+    patience.wait(limit, AtOver::Ignore, all).await.ok()?
 }
 
 /// A request on its way to the app.

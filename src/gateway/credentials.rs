@@ -7,18 +7,22 @@ use dwell_core::owner::Owner;
 use super::cors;
 use super::head::{Line, Lines};
 use crate::keys::{KEY_PREFIX, KeyError, KeyRing};
+use crate::session_urls::Address;
 
 /// The query parameter that may carry a key.
 const PARAMETER: &str = "cd_token";
 /// The cookie that may carry a key, for the API and for sessions.
 const COOKIE_NAME: &str = "__session";
-/// What the gateway's own cookies begin with. A port's follows: a browser sends its
-/// cookies to every port of a host.
+/// What the gateway's own cookies begin with.
 const OWN_COOKIE_PREFIX: &str = "__dwell_";
 
-/// The cookie that the gateway itself sets to keep a key for `port`.
-pub(super) fn own_cookie(port: u16) -> String {
-    format!("{OWN_COOKIE_PREFIX}{port}")
+/// The cookie that the gateway itself sets to keep a key for the session at `address`.
+/// A browser sends its cookies to every port of a host.
+pub(super) fn own_cookie(address: &Address) -> String {
+    match address {
+        Address::Port(port) => format!("{OWN_COOKIE_PREFIX}{port}"),
+        Address::Name(_) => format!("{OWN_COOKIE_PREFIX}key"),
+    }
 }
 
 /// May a request with these keys pass to what is `owner`'s? Any key of the owner's
@@ -29,12 +33,12 @@ pub(super) fn own_cookie(port: u16) -> String {
 pub fn admit(
     keys: &KeyRing,
     owner: &Owner,
-    port: u16,
+    address: &Address,
     query: Option<&str>,
     lines: Lines<'_>,
 ) -> Result<(), KeyError> {
     let mut refused = None;
-    for key in presented(port, query, lines) {
+    for key in presented(address, query, lines) {
         match keys.check(&key) {
             Ok(principal) if principal.owner() == *owner => return Ok(()),
             // That it is good elsewhere is nobody's business here.
@@ -49,11 +53,11 @@ pub fn admit(
 /// Cookies count only where no page of another origin can have had the browser send
 /// them: another session of this host is one.
 fn presented<'a>(
-    port: u16,
+    address: &Address,
     query: Option<&'a str>,
     lines: Lines<'a>,
 ) -> impl Iterator<Item = Cow<'a, str>> {
-    let own = own_cookie(port);
+    let own = own_cookie(address);
     let counts_cookies = cors::other_origin(lines).is_none();
     let in_cookies = lines
         .all("cookie")

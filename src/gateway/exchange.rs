@@ -17,6 +17,7 @@ use super::page::{self, Page};
 use super::pool::Pool;
 use super::transfer::Passing;
 use super::{RouteStatus, cors, credentials};
+use crate::session_urls::Scheme;
 
 /// What of a request still matters once its head has been passed on.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub(super) struct Asked {
 pub(super) enum Course {
     /// Nothing can be said that would be understood.
     Close,
+    /// It is not for this session.
+    Elsewhere,
     /// The gateway answers it.
     Answer(Answer),
     /// Its app does, which is to see this head.
@@ -113,6 +116,10 @@ pub(super) fn decide(visit: &Visit, bytes: &[u8]) -> (Asked, Course) {
             "What this request asks for is no path.",
         );
     };
+    let host = target.authority.map(str::as_bytes);
+    if visit.is_elsewhere(host.or_else(|| head.lines.first("host"))) {
+        return (asked, Course::Elsewhere);
+    }
     if let Some(preflight) = cors::preflight(&head) {
         return (asked, Course::Answer(preflight));
     }
@@ -191,8 +198,14 @@ fn route(
     };
     if backend.route.access == Access::Private {
         let owner = &backend.route.owner;
-        credentials::admit(visit.keys(), owner, visit.port(), target.query, head.lines)
-            .map_err(Page::private)?;
+        credentials::admit(
+            visit.keys(),
+            owner,
+            visit.address(),
+            target.query,
+            head.lines,
+        )
+        .map_err(Page::private)?;
         if asked.to_person
             && let Some(mut entry) = keep_key(visit, owner, head, target)
         {
@@ -211,8 +224,8 @@ fn route(
     };
     let way = Way {
         from: visit.from.ip(),
-        app: app.app(),
-        scheme: "http",
+        app: app.upstream().address(),
+        scheme: visit.scheme.as_str(),
     };
     let mut out = Buffer::default();
     headers::for_app(head, target, visit.keys(), way, &asked.body, out.writer());
@@ -328,8 +341,12 @@ fn keep_key(
     if head.method != "GET" || !(fits_a_cookie && opens && is_here) {
         return None;
     }
-    let name = credentials::own_cookie(visit.port());
-    let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax");
+    let name = credentials::own_cookie(visit.address());
+    let secure = match visit.scheme {
+        Scheme::Http => "",
+        Scheme::Https => "; Secure",
+    };
+    let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{secure}");
     let location = credentials::with_query(path, &credentials::strip_query(query)?);
     let mut answer = Answer::new(303);
     answer.line("set-cookie", cookie);

@@ -126,6 +126,29 @@ impl Page {
         Self::new(StatusCode::UNAUTHORIZED, "Private", error.to_string())
     }
 
+    /// For who names a session that is not here. Whether it ever was is not said.
+    pub(super) fn nobody() -> Self {
+        Self {
+            is_last: true,
+            ..Self::new(
+                StatusCode::NOT_FOUND,
+                "Nothing here",
+                "There is no session at this address, or not any more.",
+            )
+        }
+    }
+
+    pub(super) fn crowded() -> Self {
+        Self {
+            is_last: true,
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too many visitors",
+                "This session has as many connections as it can have. Try again later.",
+            )
+        }
+    }
+
     pub(super) fn refused(status: StatusCode, sentence: &'static str) -> Self {
         Self {
             is_last: true,
@@ -195,11 +218,13 @@ const STYLE: &str = ":root{color-scheme:light dark}\
 
 /// Does a person ask, by a browser? Only those ask for HTML by name.
 pub(super) fn is_for_person(request: Lines<'_>) -> bool {
-    request.all("accept").any(|accept| {
-        accept
-            .windows(9)
-            .any(|word| word.eq_ignore_ascii_case(b"text/html"))
-    })
+    request.all("accept").any(asks_for_html)
+}
+
+pub(super) fn asks_for_html(accept: &[u8]) -> bool {
+    accept
+        .windows(9)
+        .any(|word| word.eq_ignore_ascii_case(b"text/html"))
 }
 
 fn escape(text: &str) -> String {

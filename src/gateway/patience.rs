@@ -25,7 +25,7 @@ impl Default for TimeLimits {
     fn default() -> Self {
         Self {
             head: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(30),
             idle: Duration::from_secs(600),
             finish: Duration::from_secs(30),
         }

@@ -6,16 +6,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Connections that a session's visitors may have at once. More wait in the kernel, so
-/// that they cannot use up the files that the whole server may open.
-const CONNECTIONS_MAX: usize = 1_024;
-/// Those of one address, so that nobody alone keeps all others out. Who comes from this
-/// host may be another proxy with everybody behind it.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
+/// How many there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Count {
+    /// In all. More wait in the kernel, so that they cannot use up the files that the
+    /// whole server may open.
+    all_max: usize,
+    /// Of one address, so that nobody alone keeps all others out. Who comes from this
+    /// host may be another proxy with everybody behind it.
+    per_address_max: usize,
+}
 
-/// The places of one session's visitors.
+/// For the visitors of one session.
+pub(super) const PER_SESSION: Count = Count {
+    all_max: 1_024,
+    per_address_max: 256,
+};
+
+/// For all who come to the server's own listener: every session's visitors, and agents
+/// of whole clusters behind one address.
+pub(super) const FOR_ALL: Count = Count {
+    all_max: 65_536,
+    per_address_max: 8_192,
+};
+
+/// The places of a listener's, or of one session's, visitors.
 #[derive(Debug)]
 pub(super) struct Places {
+    count: Count,
     free: Arc<Semaphore>,
     by_address: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -27,16 +45,22 @@ pub(super) struct Place {
     _free: OwnedSemaphorePermit,
 }
 
-impl Default for Places {
-    fn default() -> Self {
+impl Places {
+    pub(super) fn new(count: Count) -> Self {
         Self {
-            free: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            count,
+            free: Arc::new(Semaphore::new(count.all_max)),
             by_address: Mutex::default(),
         }
     }
-}
 
-impl Places {
+    /// One for who comes from `address`. None if there is none, or too many come from
+    /// there.
+    pub(super) fn take_now(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let free = Arc::clone(&self.free).try_acquire_owned().ok()?;
+        self.take(free, address)
+    }
+
     /// Wait for one. None once there are none any more.
     pub(super) async fn free(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).acquire_owned().await.ok()
@@ -51,7 +75,7 @@ impl Places {
         let address = address.to_canonical();
         let mut by_address = self.lock();
         let taken = by_address.entry(address).or_default();
-        if *taken >= CONNECTIONS_PER_ADDRESS_MAX && !address.is_loopback() {
+        if *taken >= self.count.per_address_max && !address.is_loopback() {
             return None;
         }
         *taken += 1;
@@ -93,9 +117,9 @@ mod tests {
 
     #[tokio::test]
     async fn no_address_alone_keeps_all_others_out() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::new(PER_SESSION));
         let mut theirs = Vec::new();
-        for _ in 0..CONNECTIONS_PER_ADDRESS_MAX {
+        for _ in 0..PER_SESSION.per_address_max {
             theirs.push(taken(&places, "203.0.113.7").await.unwrap());
         }
         assert!(taken(&places, "203.0.113.7").await.is_none());
@@ -106,14 +130,14 @@ mod tests {
         assert!(taken(&places, "203.0.113.7").await.is_some());
         drop(theirs);
         assert!(places.lock().is_empty());
-        assert_eq!(places.free.available_permits(), CONNECTIONS_MAX);
+        assert_eq!(places.free.available_permits(), PER_SESSION.all_max);
     }
 
     #[tokio::test]
     async fn another_proxy_on_this_host_may_have_all_places_and_no_more() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::new(PER_SESSION));
         let mut theirs = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
+        for _ in 0..PER_SESSION.all_max {
             theirs.push(taken(&places, "127.0.0.1").await.unwrap());
         }
         assert_eq!(places.free.available_permits(), 0);

@@ -1,14 +1,15 @@
 //! Connections to one app, kept for its next request.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dwell_core::time::{Millis, Monotonic};
+use dwell_core::upstream::Upstream;
 use tokio::net::TcpStream;
 
 use super::buffered::{Buffered, Stream};
+use super::channels::Channels;
 use super::traffic::{Meter, Sender, Traffic};
 use super::workers::Workers;
 use crate::clock;
@@ -25,7 +26,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Connections to one app.
 #[derive(Debug)]
 pub(super) struct Pool {
-    app: SocketAddr,
+    upstream: Upstream,
+    /// By which it is reached, where it is by a tunnel.
+    channels: Option<Arc<Channels>>,
     traffic: Arc<Traffic>,
     /// By the thread that they live on.
     idle: Vec<Mutex<Vec<Idle>>>,
@@ -38,9 +41,15 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) fn new(app: SocketAddr, traffic: Arc<Traffic>) -> Self {
+    /// Connections by these channels, or to the app itself.
+    pub(super) fn new(
+        upstream: Upstream,
+        channels: Option<Arc<Channels>>,
+        traffic: Arc<Traffic>,
+    ) -> Self {
         Self {
-            app,
+            upstream,
+            channels,
             traffic,
             idle: (0..Workers::count_max())
                 .map(|_| Mutex::default())
@@ -48,24 +57,33 @@ impl Pool {
         }
     }
 
-    pub(super) const fn app(&self) -> SocketAddr {
-        self.app
+    pub(super) const fn upstream(&self) -> Upstream {
+        self.upstream
     }
 
     pub(super) async fn connect(&self) -> io::Result<Buffered> {
-        let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(self.app))
+        let stream = self.reach().await?;
+        let meter = Meter::new(Arc::clone(&self.traffic), Sender::App);
+        Ok(Buffered::new(stream, meter))
+    }
+
+    async fn reach(&self) -> io::Result<Stream> {
+        if let Some(channels) = &self.channels {
+            return channels.connect().await;
+        }
+        let connecting = TcpStream::connect(self.upstream.address());
+        let stream = tokio::time::timeout(CONNECT_LIMIT, connecting)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         super::notice_dead_peers(&stream)?;
-        let meter = Meter::new(Arc::clone(&self.traffic), Sender::App);
-        Ok(Buffered::new(Stream::Plain(stream), meter))
+        Ok(Stream::Plain(stream))
     }
 
     /// The connection that was used last on this thread, if one can be used now.
     pub(super) fn take(&self) -> Option<Buffered> {
         let mut idle = self.idle_here()?;
-        while let Some(last) = idle.pop() {
+        while let Some(mut last) = idle.pop() {
             if clock::monotonic().since(last.since) > KEEP {
                 // So have all below it.
                 idle.clear();

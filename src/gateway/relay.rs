@@ -66,6 +66,8 @@ impl Way {
             }
             match self {
                 Self::Open => {
+                    // Both ways go on even if the other end is slow to take this.
+                    let _ = to.poll_flush(cx)?;
                     if ready!(from.poll_fill(cx))? == 0 {
                         *self = Self::Ending;
                     }

@@ -61,6 +61,8 @@ pub(super) struct Transfer {
     approved: usize,
     /// What comes to the end of the connection has ended.
     has_ended: bool,
+    /// Nothing that was written waits to be sent.
+    is_flushed: bool,
     /// Bytes of the body that were written, or are about to be.
     passed: u64,
 }
@@ -74,12 +76,17 @@ impl Transfer {
             passing,
             approved: 0,
             has_ended: false,
+            is_flushed: false,
             passed: 0,
         }
     }
 
-    /// Has all of it been written?
+    /// Has all of it been written, and is it on its way?
     pub(super) fn is_done(&self) -> bool {
+        self.is_flushed && self.is_written()
+    }
+
+    fn is_written(&self) -> bool {
         self.head.is_empty() && self.approved == 0 && (self.has_ended || self.framing.is_done())
     }
 
@@ -88,8 +95,14 @@ impl Transfer {
         self.passed
     }
 
+    /// The head is not needed once more.
+    pub(super) fn forget_head(&mut self) {
+        self.head.release_if_empty();
+    }
+
     /// The head once more, for another connection.
     pub(super) fn rewind(&mut self) {
+        self.is_flushed = false;
         self.head.rewind();
     }
 
@@ -102,7 +115,7 @@ impl Transfer {
         while !self.head.is_empty() {
             ready!(to.poll_write_behind(cx, &mut self.head, &[]))?;
         }
-        Poll::Ready(Ok(()))
+        to.poll_flush(cx)
     }
 
     /// Carry on until it is done. What was read and is not the message's stays where
@@ -121,10 +134,14 @@ impl Transfer {
                 }
                 // What we have need not wait for what is still to come.
                 ready!(self.poll_head(cx, to)).map_err(Broken::Sink)?;
+                // A body may be long in coming, and who has one is asked for once only.
+                self.forget_head();
                 self.read(ready!(from.poll_fill(cx)))?;
                 continue;
             }
-            if self.is_done() {
+            if self.is_written() {
+                ready!(to.poll_flush(cx)).map_err(Broken::Sink)?;
+                self.is_flushed = true;
                 return Poll::Ready(Ok(()));
             }
             if !self.head.is_empty() && (1..COPY_BYTES_MAX).contains(&self.approved) {

@@ -15,7 +15,7 @@ use tokio::process::Command;
 
 use super::Launcher;
 use crate::agent::journal::Holder;
-use crate::agent::spec::{AgentSpec, AppLimits};
+use crate::agent::spec::{AgentSpec, AppLimits, ServerAt};
 use crate::data_dir::DataDir;
 use crate::failpoint::{self, Point};
 use crate::keys::AgentSecrets;
@@ -24,10 +24,23 @@ use crate::keys::AgentSecrets;
 #[derive(Clone)]
 pub struct Local {
     executable: PathBuf,
+    /// What the agent's own command line is put behind.
+    start_with: Vec<String>,
+    server: ServerAt,
     data_dir: DataDir,
     secrets: AgentSecrets,
     heartbeat: Millis,
     limits: AppLimits,
+}
+
+/// How agents are started, where not simply beside the server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// A program and its words, which the agent's own are put behind: it runs them
+    /// somewhere, as `ip netns exec NAME` does.
+    pub start_with: Vec<String>,
+    /// Where agents find the server, if they cannot be reached from it.
+    pub server: Option<ServerAt>,
 }
 
 impl Local {
@@ -35,14 +48,22 @@ impl Local {
     #[must_use]
     pub fn new(
         data_dir: DataDir,
+        manner: Manner,
         secrets: AgentSecrets,
         heartbeat: Millis,
         limits: AppLimits,
     ) -> Self {
-        // Still the same file when the one on disk has been replaced by a newer one.
-        let executable = PathBuf::from("/proc/self/exe");
+        // Still the same file when the one on disk has been replaced by a newer one, and
+        // for whatever program it is put behind.
+        let executable = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+        let Manner { start_with, server } = manner;
+        let server = server.unwrap_or_else(|| ServerAt::ThisHost {
+            server_file: data_dir.server_file(),
+        });
         Self {
             executable,
+            start_with,
+            server,
             data_dir,
             secrets,
             heartbeat,
@@ -71,7 +92,7 @@ impl Local {
         let spec = AgentSpec {
             session: launch.session,
             secret: self.secrets.of(launch.session),
-            server_file: self.data_dir.server_file(),
+            server: self.server.clone(),
             recipe: launch.recipe,
             visible_device: launch.placement.visible_device,
             terms: launch.terms,
@@ -87,8 +108,19 @@ impl Local {
             .create(true)
             .mode(0o600)
             .open(dir.agent_log())?;
-        let child = Command::new(&self.executable)
-            .arg0("dwell")
+        let mut command = match self.start_with.split_first() {
+            None => {
+                let mut command = Command::new(&self.executable);
+                command.arg0("dwell");
+                command
+            }
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.executable);
+                command
+            }
+        };
+        let child = command
             .arg("agent")
             .arg(dir.path())
             .stdin(Stdio::null())

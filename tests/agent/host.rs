@@ -14,7 +14,7 @@ use dwell::agent::spec::AppLimits;
 use dwell::data_dir::{DataDir, ServerFile, SessionDir};
 use dwell::keys::AgentSecrets;
 use dwell::launcher::Launcher;
-use dwell::launcher::local::Local;
+use dwell::launcher::local::{Local, Manner};
 use dwell_core::control_plane::{Launch, LaunchOutcome};
 use dwell_core::gpu::{GpuId, GpuType};
 use dwell_core::id::SessionId;
@@ -141,8 +141,14 @@ impl Host {
             pids: Some(200),
             log_mib: 1,
         };
-        let launcher = Local::new(data_dir, AgentSecrets::new([1; 32]), Millis(200), limits)
-            .with_executable(elsewhere("DWELL_TEST_BINARY", env!("CARGO_BIN_EXE_dwell")));
+        let launcher = Local::new(
+            data_dir,
+            Manner::default(),
+            AgentSecrets::new([1; 32]),
+            Millis(200),
+            limits,
+        )
+        .with_executable(elsewhere("DWELL_TEST_BINARY", env!("CARGO_BIN_EXE_dwell")));
         Self {
             dir,
             launcher,
@@ -237,7 +243,7 @@ impl Session {
     pub async fn running(&self) -> SocketAddr {
         let status = self.until(|status| status.phase.rank() >= 1).await;
         match status.phase {
-            AgentPhase::Running { upstream, .. } => upstream,
+            AgentPhase::Running { upstream, .. } => upstream.address(),
             phase => panic!("{phase:?}; log: {:?}", self.log()),
         }
     }

@@ -109,7 +109,6 @@ fn a_mistake_in_the_config_file_is_one_line_with_file_line_and_key() {
 fn what_the_server_cannot_do_yet_is_refused_in_a_sentence() {
     let home = Home::new();
     for (words, hint) in [
-        (["serve", "--domain", "gpu.example.com"], "not there yet"),
         (
             ["serve", "--store", "postgres://db"],
             "Postgres is not there yet",

@@ -11,7 +11,7 @@ async fn private_site() -> Site {
     let app = App::mirror().await;
     Site::new(Route {
         access: Access::Private,
-        ..route(1, RouteStatus::Running(app.at))
+        ..route(1, running(app.at))
     })
     .await
 }

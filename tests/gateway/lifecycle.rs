@@ -34,12 +34,7 @@ async fn what_is_not_running_says_so_to_people_and_programs() {
         (RouteStatus::Stopping, 503, "stopping", "is being ended"),
         (ended(), 410, "ended", "has ended: its time was up."),
         (failed, 410, "ended", "it failed. The app said <boo>."),
-        (
-            RouteStatus::Running(nowhere().await),
-            502,
-            "running",
-            "does not accept",
-        ),
+        (running(nowhere().await), 502, "running", "does not accept"),
     ];
     for (state, status, word, sentence) in cases {
         let site = Site::new(route(1, state)).await;
@@ -74,10 +69,7 @@ async fn what_is_not_running_says_so_to_people_and_programs() {
 
 #[tokio::test]
 async fn nothing_forbids_that_a_session_is_framed() {
-    for state in [
-        RouteStatus::Starting,
-        RouteStatus::Running(named("app").await.at),
-    ] {
+    for state in [RouteStatus::Starting, running(named("app").await.at)] {
         let response = Site::new(route(1, state)).await.get("/", &HTML).await;
         assert!(!response.headers().contains_key("x-frame-options"));
         let policy = response.headers().get("content-security-policy");
@@ -93,8 +85,7 @@ async fn a_visitor_sees_its_session_from_start_to_end() {
         visitor.send(request("GET", "/", &[], "")).await.status(),
         503
     );
-    site.publish(route(1, RouteStatus::Running(named("app").await.at)))
-        .await;
+    site.publish(route(1, running(named("app").await.at))).await;
     assert_eq!(
         text(&visitor.send(request("GET", "/", &[], "")).await),
         "app"
@@ -116,8 +107,7 @@ async fn a_connection_to_one_session_never_reaches_another() {
     let mut unused = site.visitor().await;
     let mut used = site.visitor().await;
     assert_eq!(text(&used.send(request("GET", "/", &[], "")).await), "one");
-    site.publish(route(2, RouteStatus::Running(named("two").await.at)))
-        .await;
+    site.publish(route(2, running(named("two").await.at))).await;
     used.is_closed().await;
     unused.is_closed().await;
     assert_eq!(text(&site.get("/", &[]).await), "two");
@@ -130,7 +120,7 @@ async fn a_request_half_sent_to_one_session_is_not_answered_by_another() {
     half.write_all(b"GET / HT").await.unwrap();
     // Accepted after that one, so that one has been read from when this is answered.
     assert_eq!(text(&site.get("/", &[]).await), "one");
-    let two = RouteStatus::Running(named("two").await.at);
+    let two = running(named("two").await.at);
     site.publish(route(2, two)).await;
     half.write_all(b"TP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
     let answer = read_to_end(&mut half).await;
@@ -157,8 +147,7 @@ async fn an_exchange_under_way_is_finished_by_the_app_that_began_it() {
         (visitor, response)
     });
     soon(has_arrived.recv()).await.unwrap();
-    site.publish(route(2, RouteStatus::Running(named("two").await.at)))
-        .await;
+    site.publish(route(2, running(named("two").await.at))).await;
     finish.send(true).unwrap();
     let (mut visitor, response) = soon(exchange).await.unwrap();
     assert_eq!(text(&response), "one");

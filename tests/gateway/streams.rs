@@ -26,7 +26,7 @@ const LARGE: u64 = 128 * MIB;
 const ON_THE_WAY: u64 = 48 * MIB;
 
 /// A body of what is sent on the channel.
-fn fed() -> (mpsc::Sender<Bytes>, Body) {
+pub fn fed() -> (mpsc::Sender<Bytes>, Body) {
     let (feed, mut fed) = mpsc::channel::<Bytes>(1);
     let stream = futures_util::stream::poll_fn(move |cx| fed.poll_recv(cx))
         .map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
@@ -154,7 +154,7 @@ async fn a_get_keeps_its_chunked_body() {
 }
 
 /// Waits until `count` no longer grows, and returns it.
-async fn settled(count: &AtomicU64) -> u64 {
+pub async fn settled(count: &AtomicU64) -> u64 {
     soon(async {
         loop {
             let before = count.load(Ordering::SeqCst);
@@ -270,21 +270,6 @@ async fn an_answer_that_breaks_off_does_not_look_whole() {
     }
 }
 
-/// An app that says back what it hears over WebSockets.
-async fn echo_app() -> std::net::SocketAddr {
-    raw_app(|stream, _| async move {
-        let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
-            return;
-        };
-        while let Some(Ok(message)) = socket.next().await {
-            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
-                return;
-            }
-        }
-    })
-    .await
-}
-
 async fn websocket(site: &Site) -> WebSocketStream<TcpStream> {
     let url = format!("ws://{}/ws?cd_token=dwell_1", site.at);
     let connected = tokio_tungstenite::client_async(url, site.connect().await);
@@ -311,7 +296,7 @@ async fn websockets_pass_both_ways_and_close_cleanly() {
 #[tokio::test]
 async fn a_websocket_is_cut_off_when_its_session_ends_and_not_before() {
     let at = echo_app().await;
-    for then in [route(1, ended()), route(2, RouteStatus::Running(at))] {
+    for then in [route(1, ended()), route(2, running(at))] {
         let site = Site::of(at).await;
         let mut socket = websocket(&site).await;
         echoes(&mut socket, Message::text("hello")).await;

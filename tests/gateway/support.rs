@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dwell::gateway::{Gateway, Route, RouteStatus, TimeLimits};
+use dwell::gateway::{Gateway, Route, RouteStatus, Settings, TimeLimits};
 use dwell::keys::{self, KeyRing};
 use dwell_core::id::{KeyId, SessionId};
 use dwell_core::key::Key;
@@ -18,6 +18,7 @@ use dwell_core::machine::Access;
 use dwell_core::owner::{Owner, Principal, UserId};
 use dwell_core::session::{EndReason, Ending};
 use dwell_core::time::Timestamp;
+use futures_util::{SinkExt, StreamExt};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -25,7 +26,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
@@ -44,6 +45,11 @@ pub async fn soon<T>(what: impl Future<Output = T>) -> T {
 }
 
 /// Ada's session `number`, open to all who have the link.
+/// Its app listens at `at`, and is reached there.
+pub fn running(at: SocketAddr) -> RouteStatus {
+    RouteStatus::Running(at.into())
+}
+
 pub fn route(number: u128, status: RouteStatus) -> Route {
     Route {
         session: SessionId(Uuid::from_u128(number)),
@@ -72,7 +78,11 @@ impl Site {
     pub async fn with(route: Route, limits: TimeLimits) -> Self {
         let keys = KeyRing::default();
         let here = Ipv4Addr::LOCALHOST.into();
-        let gateway = Gateway::with(here, keys.clone(), limits, HashMap::new());
+        let settings = Settings {
+            limits,
+            ..Settings::ports(here)
+        };
+        let gateway = Gateway::with(settings, keys.clone(), HashMap::new());
         loop {
             // Another test may take the port before the gateway does.
             let at = free_address().await;
@@ -85,7 +95,7 @@ impl Site {
 
     /// Session 1 runs, and `app` is its app.
     pub async fn of(app: SocketAddr) -> Self {
-        Self::new(route(1, RouteStatus::Running(app))).await
+        Self::new(route(1, running(app))).await
     }
 
     pub async fn publish(&self, route: Route) {
@@ -132,10 +142,14 @@ impl Site {
 
     /// What comes back for these very bytes until the connection is closed.
     pub async fn raw(&self, bytes: &str) -> String {
-        let mut stream = self.connect().await;
-        stream.write_all(bytes.as_bytes()).await.unwrap();
-        read_to_end(&mut stream).await
+        raw(self.connect().await, bytes).await
     }
+}
+
+/// What comes back for these very bytes until the connection is closed.
+pub async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &str) -> String {
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    read_to_end(&mut stream).await
 }
 
 async fn free_address() -> SocketAddr {
@@ -164,7 +178,7 @@ pub struct Visitor {
     pub sender: SendRequest<Body>,
 }
 
-pub async fn visitor(stream: TcpStream) -> Visitor {
+pub async fn visitor(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Visitor {
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .unwrap();
@@ -275,8 +289,23 @@ where
     at
 }
 
+/// An app that says back what it hears over WebSockets.
+pub async fn echo_app() -> SocketAddr {
+    raw_app(|stream, _| async move {
+        let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
+            return;
+        };
+        while let Some(Ok(message)) = socket.next().await {
+            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await
+}
+
 /// Reads one message's head, or less if the other side closes before.
-pub async fn read_head(stream: &mut TcpStream) -> String {
+pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match soon(stream.read_u8()).await {
@@ -288,7 +317,7 @@ pub async fn read_head(stream: &mut TcpStream) -> String {
 }
 
 /// Reads until the other side closes, cleanly or not.
-pub async fn read_to_end(stream: &mut TcpStream) -> String {
+pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut all = Vec::new();
     let _ = soon(stream.read_to_end(&mut all)).await;
     String::from_utf8_lossy(&all).into_owned()

@@ -237,7 +237,7 @@ async fn an_app_that_does_not_move_is_a_504_and_one_that_does_is_waited_for() {
         read_to_end(&mut stream).await;
     })
     .await;
-    let site = Site::with(route(1, RouteStatus::Running(at)), limits).await;
+    let site = Site::with(route(1, running(at)), limits).await;
     let slow = site.get("/slow", &[]).await;
     assert_eq!((slow.status().as_u16(), text(&slow)), (200, "0123456789"));
     let silent = site.get("/silent", &[]).await;

@@ -9,7 +9,8 @@ use super::*;
 use crate::machine::AppCommand;
 use crate::owner::UserId;
 use crate::pricing::{HourlyRate, MicroDollars};
-use std::net::{Ipv4Addr, SocketAddr};
+use crate::upstream::Upstream;
+use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 /// A plane with its committed rows and a clock.
@@ -61,8 +62,8 @@ fn id(number: u128) -> SessionId {
     SessionId(Uuid::from_u128(number))
 }
 
-fn upstream() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 9).into()
+fn upstream() -> Upstream {
+    Upstream::Direct((Ipv4Addr::LOCALHOST, 9).into())
 }
 
 fn status(held_ms: u64, granted_minutes: u32, phase: AgentPhase) -> AgentStatus {

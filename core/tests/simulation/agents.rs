@@ -1,13 +1,14 @@
 //! Agents and their apps, as the real ones behave: the lease is the core's own; the
 //! rest is what the agent's shell and the session's first process do with it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use dwell_core::gpu::GpuId;
 use dwell_core::lease::{Command, Exit, Lease, Terms};
 use dwell_core::protocol::{AgentPhase, AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::{Millis, Monotonic};
+use dwell_core::upstream::Upstream;
 
 use crate::promise::Promise;
 
@@ -145,8 +146,8 @@ impl Site {
         Monotonic(self.clock_base + now)
     }
 
-    fn upstream() -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, 8_188).into()
+    fn upstream() -> Upstream {
+        Upstream::Direct((Ipv4Addr::LOCALHOST, 8_188).into())
     }
 
     /// A launcher starts an agent. Says whether it starts the app too.

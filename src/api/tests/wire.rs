@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::api::error::ApiError;
 use crate::api::session_wire::{GpuEventResponse, SessionListItem, SessionResponse};
 use crate::driver::AskError;
+use crate::session_urls::{Scheme, SessionUrls};
 use crate::store::SessionRecord;
 
 /// 2026-11-23T12:00:00Z.
@@ -55,7 +56,7 @@ fn running() -> SessionRecord {
                 visible_device: "0".into(),
                 port: 20_001,
             },
-            upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)),
+            upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into(),
             started_at: NOON.plus(Millis(1_500)),
             timeout_end: NOON.plus(Millis(1_500)).plus(Millis::from_minutes(90)),
         },
@@ -72,10 +73,14 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap()
 }
 
+fn urls() -> SessionUrls {
+    SessionUrls::ports(Scheme::Http, "gpu.test".to_owned())
+}
+
 #[test]
 fn a_running_session_is_written_so() {
     assert_eq!(
-        json(&SessionResponse::new(&running(), "gpu.test")),
+        json(&SessionResponse::new(&running(), &urls())),
         r#"{
   "id": "00000000-0000-0000-0000-000000000001",
   "session_id": "00000000-0000-0000-0000-000000000001",
@@ -113,7 +118,7 @@ fn a_session_that_failed_in_a_personal_account_is_written_so() {
         ending: Ending::failed("The app exited with 3".into()),
     };
     assert_eq!(
-        json(&SessionResponse::new(&record, "gpu.test")),
+        json(&SessionResponse::new(&record, &urls())),
         r#"{
   "id": "00000000-0000-0000-0000-000000000001",
   "session_id": "00000000-0000-0000-0000-000000000001",
@@ -140,8 +145,8 @@ fn a_session_that_failed_in_a_personal_account_is_written_so() {
 
 #[test]
 fn a_session_in_a_list_is_a_gpu_event_to_older_clients() {
-    let item = json(&SessionListItem::new(&running(), "gpu.test"));
-    let session = json(&SessionResponse::new(&running(), "gpu.test"));
+    let item = json(&SessionListItem::new(&running(), &urls()));
+    let session = json(&SessionResponse::new(&running(), &urls()));
     assert!(item.starts_with(session.trim_end_matches("\n}")));
     assert!(
         item.ends_with(
@@ -161,7 +166,7 @@ fn a_session_in_a_list_is_a_gpu_event_to_older_clients() {
 #[test]
 fn a_gpu_event_is_written_so() {
     assert_eq!(
-        json(&GpuEventResponse::new(&running().session, "gpu.test")),
+        json(&GpuEventResponse::new(&running().session, &urls())),
         r#"{
   "id": "00000000-0000-0000-0000-000000000002",
   "user_id": "ada",

@@ -33,6 +33,7 @@ use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::keys::{self, KeyRing};
 use crate::launcher::Launcher;
+use crate::session_urls::{Scheme, SessionUrls};
 use crate::store::Store;
 use crate::store::sqlite::Sqlite;
 use crate::tunnel::Switchboard;
@@ -120,7 +121,7 @@ impl World {
                 store,
                 keys: key_ring,
                 data_dir,
-                session_host: "gpu.test".into(),
+                urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned()),
                 default_access: Access::Link,
                 limits,
                 inventory,
@@ -243,7 +244,7 @@ impl World {
     pub async fn app_answers(&self, session: &str) {
         let phase = AgentPhase::Running {
             running_ms: Millis::ZERO,
-            upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)),
+            upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into(),
         };
         self.agent_says(session, phase).await;
     }
