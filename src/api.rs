@@ -17,6 +17,8 @@ mod machines;
 mod platform;
 mod session_wire;
 mod sessions;
+mod shares;
+mod sign_in;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -43,11 +45,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::error::ApiError;
+use crate::admission::Admission;
 use crate::data_dir::DataDir;
 use crate::driver::Driver;
 use crate::gate::{self, Gate};
 use crate::gateway::Gateway;
-use crate::keys::KeyRing;
 use crate::session_urls::SessionUrls;
 use crate::store::Store;
 
@@ -62,8 +64,8 @@ pub struct Api {
     pub gate: Gate,
     /// What stands behind sessions' URLs, and counts what passes.
     pub gateway: Gateway,
-    /// By which callers are known.
-    pub keys: KeyRing,
+    /// By which callers and visitors are known.
+    pub admission: Admission,
     /// Where sessions' logs are.
     pub data_dir: DataDir,
     /// Where each session is reached.
@@ -100,6 +102,14 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(sessions::old_increase_timeout))
         // POST /session/{session_id}/snapshot
         .routes(routes!(sessions::snapshot_session))
+        // GET, POST /session/{session_id}/shares
+        .routes(routes!(shares::list_shares, shares::create_share))
+        // DELETE /session/{session_id}/shares/{share_id}
+        .routes(routes!(shares::revoke_share))
+        // GET /session/{session_id}/token
+        .routes(routes!(shares::get_token))
+        // POST /session/{session_id}/entry
+        .routes(routes!(shares::create_entry))
         // GET /v2/stream-logs
         .routes(routes!(logs::stream_logs))
         // GET /machines
@@ -145,7 +155,8 @@ pub fn router(api: Api) -> Router {
             "/openapi.json",
             get(move || async move { Json(Document::clone(&document)) }),
         )
-        .route("/docs", get(docs::page));
+        .route("/docs", get(docs::page))
+        .route("/signin", get(sign_in::show).post(sign_in::submit));
     Router::new()
         .merge(routes.clone())
         .nest("/api", routes)

@@ -22,6 +22,7 @@ use dwell_core::time::{Millis, Moment};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::admission::ShareVisit;
 use crate::clock;
 use crate::failpoint::{self, Point};
 use crate::store::Store;
@@ -60,6 +61,7 @@ enum Input {
     HungUp(SessionId),
     Launched(SessionId, LaunchOutcome),
     PortUnusable(SessionId, u16),
+    ShareVisited(ShareVisit),
 }
 
 /// A handle to the driver.
@@ -164,6 +166,11 @@ impl Driver {
     /// An agent says where its session stands.
     pub async fn heard(&self, session: SessionId, status: AgentStatus) {
         let _ = self.inbox.send(Input::Heard(session, status)).await;
+    }
+
+    /// Somebody came by a share link.
+    pub async fn share_visited(&self, visit: ShareVisit) {
+        let _ = self.inbox.send(Input::ShareVisited(visit)).await;
     }
 
     /// An agent's connection broke.
@@ -281,6 +288,9 @@ impl Loop {
                 }
                 self.plane.launched(session, outcome, now);
             }
+            Input::ShareVisited((session, share, visit)) => {
+                self.plane.share_visited(session, share, visit);
+            }
             Input::PortUnusable(session, port) => {
                 tracing::info!(%session, port, "another program listens on the port; taking another");
                 self.plane.port_unusable(session, port, now);
@@ -308,6 +318,10 @@ impl Loop {
 
     /// What is open is reachable again before anything else is done.
     async fn republish(&mut self) {
+        // Before the doors that they open.
+        for share in self.plane.shares() {
+            self.effects.publish_share(share.clone());
+        }
         let open: Vec<_> = self.plane.open_sessions().cloned().collect();
         for (session, port) in self.effects.publish_sessions(open).await {
             self.later(Input::PortUnusable(session, port));

@@ -30,7 +30,7 @@ pub mod framing;
 pub mod head;
 pub mod headers;
 mod http2;
-mod page;
+pub(crate) mod page;
 mod patience;
 mod places;
 mod pool;
@@ -59,9 +59,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+use crate::admission::Admission;
 use crate::clock;
 use crate::keep_alive::{Probes, keep_alive};
-use crate::keys::KeyRing;
 use crate::session_urls::{Address, Scheme, SessionUrls};
 use channels::Tunnels;
 pub use desk::Desk;
@@ -194,7 +194,7 @@ impl Settings {
     pub fn ports(bind: IpAddr) -> Self {
         Self {
             bind,
-            urls: SessionUrls::ports(Scheme::Http, bind.to_string()),
+            urls: SessionUrls::ports(Scheme::Http, bind.to_string(), 0),
             limits: TimeLimits::default(),
             tls: None,
         }
@@ -209,7 +209,9 @@ pub struct Gateway {
 
 struct Shared {
     settings: Settings,
-    keys: KeyRing,
+    admission: Admission,
+    /// The server's own origin.
+    home: Arc<str>,
     doors: Mutex<Doors>,
     /// Those of them that are found by a request's host.
     names: Arc<Names>,
@@ -238,10 +240,10 @@ impl Doors {
 }
 
 impl Gateway {
-    /// A gateway whose ports are on `bind`; `keys` opens private sessions.
+    /// A gateway whose ports are on `bind`; who may pass is for `admission` to say.
     #[must_use]
-    pub fn new(bind: IpAddr, keys: KeyRing) -> Self {
-        Self::with(Settings::ports(bind), keys, HashMap::new())
+    pub fn new(bind: IpAddr, admission: Admission) -> Self {
+        Self::with(Settings::ports(bind), admission, HashMap::new())
     }
 
     /// A gateway by these settings, with the listeners that another one gave up, by
@@ -249,7 +251,7 @@ impl Gateway {
     #[must_use]
     pub fn with(
         settings: Settings,
-        keys: KeyRing,
+        admission: Admission,
         inherited: HashMap<u16, std::net::TcpListener>,
     ) -> Self {
         let doors = Doors {
@@ -259,8 +261,9 @@ impl Gateway {
         let names = Arc::new(Names::under(settings.urls.domain()));
         Self {
             shared: Arc::new(Shared {
+                home: settings.urls.home().into(),
                 settings,
-                keys,
+                admission,
                 doors: Mutex::new(doors),
                 names,
                 tunnels: Tunnels::default(),
@@ -329,7 +332,8 @@ impl Gateway {
         let (current, watched) = watch::channel(Some(shared.backend(route, None)));
         let door = Door::new(
             address.clone(),
-            shared.keys.clone(),
+            shared.admission.clone(),
+            Arc::clone(&shared.home),
             watched,
             shared.gives_way.subscribe(),
             shared.settings.limits,
@@ -596,9 +600,13 @@ mod tests {
         RouteStatus::Ended(Ending::plain(EndReason::Idle))
     }
 
+    fn admission() -> Admission {
+        Admission::new([7; 32]).unwrap().0
+    }
+
     /// A gateway, and a port on which it shows `route`.
     async fn showing(route: Route) -> (Gateway, u16) {
-        let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), KeyRing::default());
+        let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), admission());
         loop {
             let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let port = free.local_addr().unwrap().port();
@@ -644,7 +652,7 @@ mod tests {
     #[tokio::test]
     async fn connections_to_an_app_outlive_a_new_word_of_the_same_session_alone() {
         let app = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-        let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), KeyRing::default());
+        let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), admission());
         let running = |session| route(session, RouteStatus::Running(app.into()));
         let first = gateway.shared.backend(running(1), None);
         let pool = first.app.as_ref().unwrap();

@@ -1,9 +1,9 @@
-//! Secrets: API keys as presented, looked up by hash; agents' secrets, derived.
+//! API keys as presented, looked up by hash; secrets that are derived.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use dwell_core::id::SessionId;
+use dwell_core::id::{KeyId, SessionId};
 use dwell_core::key::{Key, KeyHash};
 use dwell_core::owner::Principal;
 use hmac::{Hmac, KeyInit, Mac};
@@ -17,9 +17,14 @@ pub const KEY_PREFIX: &str = "dwell_";
 /// # Errors
 /// When the system has no randomness to give.
 pub fn new_secret() -> Result<String, getrandom::Error> {
-    let mut bits = [0_u8; 32];
-    getrandom::fill(&mut bits)?;
-    Ok(format!("{KEY_PREFIX}{}", hex(&bits)))
+    Ok(format!("{KEY_PREFIX}{}", hex(&random::<32>()?)))
+}
+
+/// So many bytes that nobody can guess.
+pub(crate) fn random<const BYTES: usize>() -> Result<[u8; BYTES], getrandom::Error> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What a secret is stored and looked up as. Plain SHA-256 is enough: the secret is
@@ -29,8 +34,18 @@ pub fn hash(secret: &str) -> KeyHash {
     KeyHash(Sha256::digest(secret).into())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What was written in hex; None if it is none.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// Why a presented key is not good.
@@ -51,33 +66,48 @@ pub enum KeyError {
 /// driver alone writes it, after the commit.
 #[derive(Clone, Debug, Default)]
 pub struct KeyRing {
-    by_hash: Arc<RwLock<HashMap<KeyHash, Key>>>,
+    ring: Arc<RwLock<Ring>>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    by_id: HashMap<KeyId, Key>,
+    ids: HashMap<KeyHash, KeyId>,
 }
 
 impl KeyRing {
     /// A key is now so.
     pub fn publish(&self, key: Key) {
-        let mut keys = self
-            .by_hash
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        keys.insert(key.hash, key);
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        ring.ids.insert(key.hash, key.id);
+        ring.by_id.insert(key.id, key);
     }
 
-    /// Whom a presented secret speaks for.
+    /// Which key a presented secret is, and whom it speaks for.
     ///
     /// # Errors
     /// When it is not a good key.
-    pub fn check(&self, secret: &str) -> Result<Principal, KeyError> {
-        let keys = self
-            .by_hash
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        match keys.get(&hash(secret)) {
+    pub fn check(&self, secret: &str) -> Result<(KeyId, Principal), KeyError> {
+        let hash = hash(secret);
+        let id = self.read().ids.get(&hash).copied();
+        let id = id.ok_or(KeyError::Unknown)?;
+        Ok((id, self.principal(id)?))
+    }
+
+    /// Whom this key speaks for.
+    ///
+    /// # Errors
+    /// When it is not good, or not any more.
+    pub fn principal(&self, id: KeyId) -> Result<Principal, KeyError> {
+        match self.read().by_id.get(&id) {
             None => Err(KeyError::Unknown),
             Some(key) if key.revoked_at.is_some() => Err(KeyError::Revoked),
             Some(key) => Ok(key.principal.clone()),
         }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Ring> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,12 +135,7 @@ impl AgentSecrets {
     /// whatever is presented.
     #[must_use]
     pub fn check(&self, session: SessionId, presented: &str) -> bool {
-        let bytes: Option<Vec<u8>> = presented
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-            .collect();
-        bytes.is_some_and(|bytes| self.mac(session).verify_slice(&bytes).is_ok())
+        unhex(presented).is_some_and(|bytes| self.mac(session).verify_slice(&bytes).is_ok())
     }
 
     fn mac(&self, session: SessionId) -> Hmac<Sha256> {
@@ -151,7 +176,7 @@ impl SlugSecret {
     }
 }
 
-fn keyed(secret: &[u8; 32]) -> Hmac<Sha256> {
+pub(crate) fn keyed(secret: &[u8; 32]) -> Hmac<Sha256> {
     #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
     Hmac::<Sha256>::new_from_slice(secret).expect("any length")
 }

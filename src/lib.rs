@@ -5,6 +5,7 @@
 //! [`launcher`], an agent (through the [`tunnel`]) or the [`gateway`]. See
 //! `ARCHITECTURE.md` for the map.
 
+pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod cli;
@@ -20,9 +21,11 @@ pub mod gpus;
 pub mod keep_alive;
 pub mod keys;
 pub mod launcher;
+pub mod seals;
 pub mod server;
 pub mod session_log;
 pub mod session_urls;
+pub mod shares;
 pub mod store;
 pub mod sweep;
 pub mod takeover;

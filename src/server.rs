@@ -14,6 +14,7 @@ use dwell_core::ports::PortPool;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::admission::Admission;
 use crate::api::{self, Api};
 use crate::clock;
 use crate::config::{Config, TlsFiles};
@@ -23,7 +24,7 @@ use crate::failpoint::{self, Point};
 use crate::gate::Gate;
 use crate::gateway::{self, Desk, Gateway, Open, TimeLimits, TlsError};
 use crate::gpus;
-use crate::keys::{self, AgentSecrets, KeyRing, SlugSecret};
+use crate::keys::{self, AgentSecrets, SlugSecret};
 use crate::launcher::local::Local;
 use crate::session_urls::{Origin, Scheme, SessionUrls};
 use crate::store::sqlite::Sqlite;
@@ -128,13 +129,14 @@ impl Server {
         let server_secret = store.server_secret().await?;
         let secrets = AgentSecrets::new(server_secret);
         let urls = session_urls(&config, address.port(), SlugSecret::new(server_secret));
-        let key_ring = KeyRing::default();
+        let no_randomness = |error| StartError(format!("the system has no randomness: {error}"));
+        let (admission, mut visits) = Admission::new(server_secret).map_err(no_randomness)?;
         let admin_key_hash = keys::hash(&admin_key);
         // One that was revoked is on record too, and stays revoked.
         let mut is_on_record = false;
         for key in store.all_keys().await? {
             is_on_record |= key.hash == admin_key_hash;
-            key_ring.publish(key);
+            admission.keys.publish(key);
         }
         let switchboard = Switchboard::default();
         let doors = gateway::Settings {
@@ -143,7 +145,7 @@ impl Server {
             limits: TimeLimits::default(),
             tls: tls.clone(),
         };
-        let gateway = Gateway::with(doors, key_ring.clone(), session_listeners);
+        let gateway = Gateway::with(doors, admission.clone(), session_listeners);
         let launcher = Local::new(
             data_dir.clone(),
             config.launcher.clone(),
@@ -160,7 +162,7 @@ impl Server {
             Arc::new(launcher),
             gateway.clone(),
             switchboard.clone(),
-            key_ring.clone(),
+            admission.clone(),
             config.access,
         );
         let load = load(Arc::clone(&store), settings);
@@ -183,7 +185,7 @@ impl Server {
             store,
             gate: gate.clone(),
             gateway: gateway.clone(),
-            keys: key_ring,
+            admission,
             data_dir: data_dir.clone(),
             urls: urls.clone(),
             default_access: config.access,
@@ -197,6 +199,12 @@ impl Server {
             data_dir.clone(),
             retention,
         ));
+        let recorder = driver.clone();
+        background.spawn(async move {
+            while let Some(visit) = visits.recv().await {
+                recorder.share_visited(visit).await;
+            }
+        });
         if let Some(tls) = tls {
             background.spawn(tls.keep_fresh(LOOK_AT_CERTIFICATE_EVERY));
         }
@@ -409,7 +417,7 @@ fn session_urls(config: &Config, port: u16, slugs: SlugSecret) -> SessionUrls {
         None => Scheme::Http,
     };
     match &config.domain {
-        None => SessionUrls::ports(scheme, config.session_host.clone()),
+        None => SessionUrls::ports(scheme, config.session_host.clone(), port),
         Some(domain) => {
             let origin = domain.origin.unwrap_or(Origin { scheme, port });
             SessionUrls::names(&domain.name, origin, slugs)

@@ -72,6 +72,8 @@ pub struct SessionUrls {
 enum Places {
     Ports {
         host: String,
+        /// The server's own.
+        home: u16,
     },
     Names {
         domain: String,
@@ -81,10 +83,10 @@ enum Places {
 }
 
 impl SessionUrls {
-    /// Each session at its own port of `host`.
+    /// Each session at its own port of `host`, the server itself being at `home`.
     #[must_use]
-    pub const fn ports(scheme: Scheme, host: String) -> Self {
-        let places = Places::Ports { host };
+    pub const fn ports(scheme: Scheme, host: String, home: u16) -> Self {
+        let places = Places::Ports { host, home };
         Self { scheme, places }
     }
 
@@ -119,6 +121,16 @@ impl SessionUrls {
         }
     }
 
+    /// The server's own origin, as its visitors reach it.
+    #[must_use]
+    pub fn home(&self) -> String {
+        let scheme = self.scheme.as_str();
+        match &self.places {
+            Places::Ports { host, home } => format!("{scheme}://{host}:{home}"),
+            Places::Names { domain, port, .. } => format!("{scheme}://{domain}{port}"),
+        }
+    }
+
     /// The session's place, `port` being the one that it was given.
     #[must_use]
     pub fn address(&self, session: SessionId, port: u16) -> Address {
@@ -133,7 +145,7 @@ impl SessionUrls {
     pub fn url(&self, session: SessionId, port: u16) -> String {
         let scheme = self.scheme.as_str();
         match &self.places {
-            Places::Ports { host } => format!("{scheme}://{host}:{port}"),
+            Places::Ports { host, .. } => format!("{scheme}://{host}:{port}"),
             Places::Names {
                 domain,
                 port,
@@ -146,6 +158,13 @@ impl SessionUrls {
     }
 }
 
+/// Where a person signs in to come to `path` of `session`, at the server at `home`.
+#[must_use]
+pub fn sign_in(home: &str, session: SessionId, path: &str) -> String {
+    let path: String = form_urlencoded::byte_serialize(path.as_bytes()).collect();
+    format!("{home}/signin?session={session}&path={path}")
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -155,8 +174,9 @@ mod tests {
     #[test]
     fn a_session_has_its_port_or_a_name_that_cannot_be_guessed() {
         let (one, two) = (SessionId(Uuid::from_u128(1)), SessionId(Uuid::from_u128(2)));
-        let ports = SessionUrls::ports(Scheme::Http, "gpu.test".to_owned());
+        let ports = SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080);
         assert_eq!(ports.url(one, 20_001), "http://gpu.test:20001");
+        assert_eq!(ports.home(), "http://gpu.test:8080");
         let names = |port| {
             let origin = Origin {
                 scheme: Scheme::Https,
@@ -166,6 +186,7 @@ mod tests {
         };
         let (url, other) = (names(443).url(one, 20_001), names(443).url(two, 20_001));
         assert_ne!(url, other);
+        assert_eq!(names(443).home(), "https://gpu.test");
         let slug = url.strip_prefix("https://").unwrap();
         let slug = slug.strip_suffix(".gpu.test").unwrap();
         assert_eq!(slug.len(), 32, "128 bits");

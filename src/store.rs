@@ -15,6 +15,7 @@ use dwell_core::key::Key;
 use dwell_core::machine::{Machine, MachineVersion};
 use dwell_core::owner::Owner;
 use dwell_core::session::Session;
+use dwell_core::share::Share;
 use dwell_core::time::Timestamp;
 
 /// Why the store could not do it. The sentence names the file or server and says
@@ -115,4 +116,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Keys, newest first, revoked ones included.
     async fn keys(&self, owner: &Owner) -> Result<Vec<Key>, StoreError>;
+
+    /// A session's share links, newest first, revoked and expired ones included.
+    async fn shares(&self, owner: &Owner, session: SessionId) -> Result<Vec<Share>, StoreError>;
 }

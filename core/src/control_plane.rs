@@ -14,13 +14,14 @@
 mod keys;
 mod machines;
 mod pending;
+mod shares;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gpu::{GpuId, GpuType, Inventory};
-use crate::id::{GpuEventId, KeyId, MachineId, SessionId};
+use crate::id::{GpuEventId, KeyId, MachineId, SessionId, ShareId};
 use crate::key::Key;
 use crate::lease::Terms;
 use crate::limits::Limits;
@@ -34,10 +35,12 @@ use crate::protocol::{AgentPhase, AgentStatus, ServerMessage};
 use crate::quota;
 use crate::refusal::Refusal;
 use crate::session::{EndReason, Ending, Placement, Session, State};
+use crate::share::Share;
 use crate::time::{Millis, Moment, Monotonic, Timestamp};
 
 pub use machines::{MachinePatch, NewMachine};
 use pending::Pending;
+pub use shares::NewShare;
 
 /// After an agent hung up, or the server came back, how long the agent has to call
 /// before another one is sent to look.
@@ -68,6 +71,8 @@ pub struct Snapshot {
     pub machines: Vec<Machine>,
     /// Every key, revoked ones included.
     pub keys: Vec<Key>,
+    /// Every share link of an open session, revoked ones included.
+    pub shares: Vec<Share>,
     /// When each GPU's last event ended.
     pub gpu_free_since: BTreeMap<GpuId, Timestamp>,
 }
@@ -85,6 +90,8 @@ pub enum Change {
     MachineDeleted(MachineId),
     /// The key is now so.
     Key(Key),
+    /// The share link is now so.
+    Share(Box<Share>),
     /// Sessions that ended before this are no longer kept.
     ForgetEndedBefore(Timestamp),
 }
@@ -185,6 +192,7 @@ pub struct ControlPlane {
     sessions: BTreeMap<SessionId, Session>,
     machines: BTreeMap<MachineId, Machine>,
     keys: BTreeMap<KeyId, Key>,
+    shares: BTreeMap<(SessionId, ShareId), Share>,
     // What follows from the sessions; kept by `put` alone.
     floor: Floor,
     open_by_owner: BTreeMap<Owner, BTreeMap<SessionId, Option<MachineId>>>,
@@ -209,6 +217,11 @@ impl ControlPlane {
             sessions: BTreeMap::new(),
             machines: snapshot.machines.into_iter().map(|m| (m.id, m)).collect(),
             keys: snapshot.keys.into_iter().map(|k| (k.id, k)).collect(),
+            shares: snapshot
+                .shares
+                .into_iter()
+                .map(|share| ((share.session, share.id), share))
+                .collect(),
             open_by_owner: BTreeMap::new(),
             gpu_free_since: snapshot.gpu_free_since,
             next_ticket: 0,

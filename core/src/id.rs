@@ -51,3 +51,7 @@ id!(
     /// An API key (its row, not its secret).
     KeyId
 );
+id!(
+    /// A share link (its row, not its secret).
+    ShareId
+);

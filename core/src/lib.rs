@@ -23,6 +23,7 @@ pub mod protocol;
 pub mod quota;
 pub mod refusal;
 pub mod session;
+pub mod share;
 pub mod sweep;
 pub mod time;
 pub mod upstream;

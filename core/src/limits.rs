@@ -13,6 +13,8 @@ pub struct Limits {
     pub machines_per_owner: u32,
     /// Keys of one owner that are not revoked.
     pub keys_per_owner: u32,
+    /// Share links of one session that are still good.
+    pub shares_per_session: u32,
     /// The longest total time one session may be granted, extensions included.
     pub timeout_max_minutes: u32,
     /// The timeout of a request and a machine that name none.
@@ -41,6 +43,7 @@ impl Default for Limits {
             sessions_per_owner: 1_000,
             machines_per_owner: 1_000,
             keys_per_owner: 1_000,
+            shares_per_session: 100,
             timeout_max_minutes: 1_440,
             timeout_default_minutes: 15,
             start_limit: Millis::from_minutes(10),

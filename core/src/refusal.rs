@@ -14,6 +14,14 @@ pub enum Refusal {
     /// No such key for that owner.
     #[error("API key not found")]
     NoSuchKey,
+    /// No such share link of that session, or none that is still good.
+    #[error("Share link not found")]
+    NoSuchShare,
+    /// Who has the address needs no share link.
+    #[error(
+        "Whoever has this session's address can use it already; make its access private to share it by links"
+    )]
+    NotPrivate,
     /// The session has no deadline yet that could be moved.
     #[error("Session has not started yet")]
     NotStarted,

@@ -127,7 +127,7 @@ pub(super) async fn create_session(
             .wait_for_server
             .then(|| Duration::from(api.limits.start_limit) + START_MARGIN),
     };
-    request.make(&api, caller.0).await
+    request.make(&api, caller.principal).await
 }
 
 /// Create a session without a machine
@@ -158,7 +158,7 @@ pub(super) async fn create_dynamic_session(
         wait,
         source: source(&api, &caller.owner(), body).await?,
     };
-    request.make(&api, caller.0).await
+    request.make(&api, caller.principal).await
 }
 
 /// What a dynamic session is to run.

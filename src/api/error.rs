@@ -99,10 +99,13 @@ impl ApiError {
             Refusal::NoSuchSession => {
                 Self::not_found(wording.no_session.unwrap_or_else(|| sentence.clone()))
             }
-            Refusal::NoSuchMachine | Refusal::NoSuchKey => Self::not_found(sentence),
-            Refusal::NotStarted | Refusal::TooManySessions | Refusal::TooMany { .. } => {
-                Self::Sentence(StatusCode::BAD_REQUEST, sentence)
+            Refusal::NoSuchMachine | Refusal::NoSuchKey | Refusal::NoSuchShare => {
+                Self::not_found(sentence)
             }
+            Refusal::NotPrivate
+            | Refusal::NotStarted
+            | Refusal::TooManySessions
+            | Refusal::TooMany { .. } => Self::Sentence(StatusCode::BAD_REQUEST, sentence),
             Refusal::UnknownGpuType { .. } => Self::Misfit(Misfit::in_body("gpu", sentence)),
             Refusal::TimeoutOutOfRange { .. } => {
                 Self::Misfit(Misfit::in_body(wording.minutes_field, sentence))

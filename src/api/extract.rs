@@ -3,15 +3,17 @@
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, COOKIE};
+use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use dwell_core::id::KeyId;
 use dwell_core::owner::{Owner, Principal};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
-use super::Shared;
 use super::error::{ApiError, Loc, Misfit};
+use super::{Api, Shared, sign_in};
 use crate::keys::KeyError;
+use crate::session_urls::SessionUrls;
 
 /// The longest body that is read, in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -19,12 +21,23 @@ pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
 // --- Who asks -------------------------------------------------------------------
 
 /// Who the request's key speaks for.
-pub(super) struct Caller(pub Principal);
+pub(super) struct Caller {
+    /// Who that is.
+    pub principal: Principal,
+    /// By which key.
+    pub key: KeyId,
+}
 
 impl Caller {
     /// Whose rows the caller sees.
     pub fn owner(&self) -> Owner {
-        self.0.owner()
+        self.principal.owner()
+    }
+
+    /// Whom this secret speaks for.
+    pub fn of(api: &Api, secret: &str) -> Result<Self, KeyError> {
+        let (key, principal) = api.admission.keys.check(secret)?;
+        Ok(Self { principal, key })
     }
 }
 
@@ -32,25 +45,15 @@ impl FromRequestParts<Shared> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let secret = presented_key(parts).ok_or(KeyError::Missing)?;
-        Ok(Self(api.keys.check(&secret)?))
+        let secret = presented_key(parts, &api.urls).ok_or(KeyError::Missing)?;
+        Ok(Self::of(api, &secret)?)
     }
 }
 
 /// The first key that is presented: cookie, query, bearer, `x-api-key`.
-fn presented_key(parts: &Parts) -> Option<String> {
+fn presented_key(parts: &Parts, urls: &SessionUrls) -> Option<String> {
     let header = |name: &str| parts.headers.get(name).and_then(|it| it.to_str().ok());
-    let cookie = || {
-        parts
-            .headers
-            .get_all(COOKIE)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(name, _)| *name == "__session")
-            .map(|(_, value)| value.to_owned())
-    };
+    let cookie = || sign_in::cookie(parts, urls);
     let query = || {
         form_urlencoded::parse(parts.uri.query()?.as_bytes())
             .find(|(name, _)| name == "cd_token")

@@ -141,7 +141,7 @@ pub(super) async fn create_machine(
     let new = NewMachine {
         id: MachineId(Uuid::new_v4()),
         version_id: MachineVersionId(Uuid::new_v4()),
-        principal: caller.0,
+        principal: caller.principal,
         name: body.name.0.clone(),
         recipe: body.recipe(&api),
     };
@@ -177,7 +177,7 @@ pub(super) async fn update_machine(
     let version_id = MachineVersionId(Uuid::new_v4());
     let machine = api
         .driver
-        .ask(move |plane, now| plane.change_machine(&caller.0, id, patch, version_id, now))
+        .ask(move |plane, now| plane.change_machine(&caller.principal, id, patch, version_id, now))
         .await?;
     Ok(Json(MachineResponse::new(&machine, &api)))
 }

@@ -285,7 +285,7 @@ pub(super) async fn create_api_key(
         ApiError::Unavailable(format!("The system has no randomness for a key: {error}"))
     })?;
     let (id, hash) = (KeyId(Uuid::new_v4()), keys::hash(&secret));
-    let principal = body.principal(&caller.0);
+    let principal = body.principal(&caller.principal);
     let key = api
         .driver
         .ask(move |plane, now| {
@@ -297,7 +297,9 @@ pub(super) async fn create_api_key(
                 created_at: now.wall,
                 revoked_at: None,
             };
-            plane.create_key(key.clone(), Some(&caller.0)).map(|()| key)
+            plane
+                .create_key(key.clone(), Some(&caller.principal))
+                .map(|()| key)
         })
         .await?;
     Ok(Json(CreatedApiKeyResponse {

@@ -90,7 +90,7 @@ pub(super) async fn get_metrics(
     caller: Caller,
     State(api): State<Shared>,
 ) -> Result<impl IntoResponse, ApiError> {
-    if !caller.0.admin {
+    if !caller.principal.admin {
         let sentence = "Only an admin's key may see the metrics of all sessions";
         return Err(ApiError::Sentence(
             StatusCode::FORBIDDEN,

@@ -117,6 +117,7 @@ fn limits(mut table: Table<'_>) -> Result<Limits, ConfigError> {
     let sessions_per_owner = whole("sessions_per_owner", 1..=MANY, default.sessions_per_owner)?;
     let machines_per_owner = whole("machines_per_owner", 1..=MANY, default.machines_per_owner)?;
     let keys_per_owner = whole("keys_per_owner", 1..=MANY, default.keys_per_owner)?;
+    let shares_per_session = whole("shares_per_session", 1..=MANY, default.shares_per_session)?;
     let timeout_max_minutes = whole(
         "timeout_max_minutes",
         1..=LONGEST_MINUTES,
@@ -136,6 +137,7 @@ fn limits(mut table: Table<'_>) -> Result<Limits, ConfigError> {
         sessions_per_owner,
         machines_per_owner,
         keys_per_owner,
+        shares_per_session,
         timeout_max_minutes,
         timeout_default_minutes,
         start_limit: span("start_minutes", MINUTES, default.start_limit)?,

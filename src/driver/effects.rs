@@ -9,10 +9,11 @@ use dwell_core::key::Key;
 use dwell_core::machine::Access;
 use dwell_core::protocol::ServerMessage;
 use dwell_core::session::{Session, State};
+use dwell_core::share::Share;
 
 use super::Live;
+use crate::admission::Admission;
 use crate::gateway::{Gateway, Route, RouteStatus};
-use crate::keys::KeyRing;
 use crate::launcher::Launcher;
 use crate::tunnel::Switchboard;
 
@@ -21,7 +22,7 @@ pub struct Effects {
     launcher: Arc<dyn Launcher>,
     gateway: Gateway,
     switchboard: Switchboard,
-    keys: KeyRing,
+    admission: Admission,
     live: Live,
     default_access: Access,
     routes: HashMap<SessionId, (u16, Route)>,
@@ -35,14 +36,14 @@ impl Effects {
         launcher: Arc<dyn Launcher>,
         gateway: Gateway,
         switchboard: Switchboard,
-        keys: KeyRing,
+        admission: Admission,
         default_access: Access,
     ) -> Self {
         Self {
             launcher,
             gateway,
             switchboard,
-            keys,
+            admission,
             live: Live::default(),
             default_access,
             routes: HashMap::new(),
@@ -62,7 +63,11 @@ impl Effects {
     }
 
     pub(super) fn publish_key(&self, key: Key) {
-        self.keys.publish(key);
+        self.admission.keys.publish(key);
+    }
+
+    pub(super) fn publish_share(&self, share: Share) {
+        self.admission.shares.publish(share);
     }
 
     /// Show what was committed. Returns the sessions whose port cannot be had.
@@ -72,6 +77,7 @@ impl Effects {
             match change {
                 Change::Session(session) => sessions.push(*session),
                 Change::Key(key) => self.publish_key(key),
+                Change::Share(share) => self.publish_share(*share),
                 Change::Machine(_)
                 | Change::MachineVersion(..)
                 | Change::MachineDeleted(_)
@@ -89,6 +95,9 @@ impl Effects {
         for session in sessions {
             if let Err(failed) = self.publish_route(&session).await {
                 unusable.push(failed);
+            }
+            if !session.is_open() {
+                self.admission.shares.forget(session.id);
             }
             self.live.publish(session);
         }

@@ -14,12 +14,13 @@ use dwell_core::machine::{Access, AppCommand, Machine, MachineVersion, Recipe};
 use dwell_core::owner::{Owner, Principal, UserId};
 use dwell_core::ports::PortPool;
 use dwell_core::pricing::Prices;
+use dwell_core::share::Share;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::*;
+use crate::admission::Admission;
 use crate::gateway::Gateway;
-use crate::keys::KeyRing;
 use crate::launcher::Launcher;
 use crate::store::{EventQuery, SessionRecord, StoreError};
 use crate::tunnel::Switchboard;
@@ -127,6 +128,9 @@ impl Store for HeldStore {
     async fn keys(&self, _: &Owner) -> Result<Vec<Key>, StoreError> {
         Ok(Vec::new())
     }
+    async fn shares(&self, _: &Owner, _: SessionId) -> Result<Vec<Share>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Says which sessions it was asked to launch.
@@ -154,12 +158,12 @@ fn plane() -> ControlPlane {
 
 fn start(store: &Arc<HeldStore>) -> (Driver, Running, mpsc::UnboundedReceiver<SessionId>) {
     let (told, launches) = mpsc::unbounded_channel();
-    let keys = KeyRing::default();
+    let (admission, _) = Admission::new([7; 32]).unwrap();
     let effects = Effects::new(
         Arc::new(Told(told)),
-        Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), keys.clone()),
+        Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admission.clone()),
         Switchboard::default(),
-        keys,
+        admission,
         Access::Link,
     );
     let store: Arc<dyn Store> = store.clone();

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tracing::Level;
 
 use super::connection::Visit;
+use crate::seals::Grant;
 use crate::telemetry::ACCESS_TARGET as TARGET;
 
 /// A request that is to be logged.
@@ -36,13 +37,14 @@ impl Entry {
     }
 
     /// It was answered with `status`, and a body of so many bytes; 0 says that it was not
-    /// answered.
-    pub(super) fn end(self, visit: &Visit, status: u16, bytes: u64) {
+    /// answered. `by` is what it passed by, where not everybody does.
+    pub(super) fn end(self, visit: &Visit, by: Option<Grant>, status: u16, bytes: u64) {
         let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             target: TARGET,
             session = %visit.session,
             from = %visit.from.ip(),
+            by = by.map(tracing::field::display),
             method = self.method,
             path = self.path,
             status,

@@ -25,8 +25,8 @@ use super::pool::Pool;
 use super::relay::Relay;
 use super::traffic::{Meter, Sender, Traffic};
 use super::transfer::{Broken, Passing, Transfer};
-use crate::keys::KeyRing;
-use crate::session_urls::{Address, Scheme};
+use crate::admission::Admission;
+use crate::session_urls::{self, Address, Scheme};
 
 /// How long, and for how many bytes, a visitor that is still sending when it has got
 /// its last answer is listened to: closed at once, it might never read the answer.
@@ -59,8 +59,13 @@ impl Visit {
         &self.door.address
     }
 
-    pub(super) fn keys(&self) -> &KeyRing {
-        &self.door.keys
+    pub(super) fn admission(&self) -> &Admission {
+        &self.door.admission
+    }
+
+    /// Where a person signs in to come to `path` of this session.
+    pub(super) fn sign_in(&self, path: &str) -> String {
+        session_urls::sign_in(&self.door.home, self.session, path)
     }
 
     /// Is a request that names this host for another session, or for none?
@@ -190,6 +195,7 @@ impl<O: Future<Output = ()>> Connection<O> {
             self.answered = Answered::default();
             self.visitor.buffer.consume(length);
             self.traffic.requested();
+            let by = asked.by;
             let next = match course {
                 Course::Close | Course::Elsewhere => Next::Close,
                 Course::Answer(answer) => self.say(&asked, asked.body.is_done(), answer).await,
@@ -197,7 +203,7 @@ impl<O: Future<Output = ()>> Connection<O> {
             };
             if let Some(entry) = entry {
                 let Answered { status, body_bytes } = self.answered;
-                entry.end(&self.visit, status, body_bytes);
+                entry.end(&self.visit, by, status, body_bytes);
             }
             match next {
                 Next::Request => {}

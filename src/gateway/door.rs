@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::Current;
 use super::patience::TimeLimits;
 use super::places::{PER_SESSION, Places};
-use crate::keys::KeyRing;
+use crate::admission::Admission;
 use crate::session_urls::Address;
 
 /// What all connections to one session share.
@@ -16,7 +16,9 @@ pub(super) struct Door {
     pub(super) address: Address,
     /// The host that requests for it name, where it has a name.
     host: Option<String>,
-    pub(super) keys: KeyRing,
+    pub(super) admission: Admission,
+    /// The server's own origin.
+    pub(super) home: Arc<str>,
     pub(super) current: Current,
     pub(super) gives_way: watch::Receiver<bool>,
     pub(super) limits: TimeLimits,
@@ -26,7 +28,8 @@ pub(super) struct Door {
 impl Door {
     pub(super) fn new(
         address: Address,
-        keys: KeyRing,
+        admission: Admission,
+        home: Arc<str>,
         current: Current,
         gives_way: watch::Receiver<bool>,
         limits: TimeLimits,
@@ -34,7 +37,8 @@ impl Door {
         Self {
             address,
             host: None,
-            keys,
+            admission,
+            home,
             current,
             gives_way,
             limits,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use dwell_core::machine::Access;
-use dwell_core::owner::Owner;
+use dwell_core::share::Scope;
 use hyper::StatusCode;
 
 use super::answer::Answer;
@@ -16,7 +16,8 @@ use super::headers::{self, Target, Terms, Way};
 use super::page::{self, Page};
 use super::pool::Pool;
 use super::transfer::Passing;
-use super::{RouteStatus, cors, credentials};
+use super::{Route, RouteStatus, cors, credentials};
+use crate::seals::Grant;
 use crate::session_urls::Scheme;
 
 /// What of a request still matters once its head has been passed on.
@@ -42,6 +43,8 @@ pub(super) struct Asked {
     pub(super) origin: Option<Vec<u8>>,
     /// Where its body ends.
     pub(super) body: Framing,
+    /// By what it was let in, where not everybody is.
+    pub(super) by: Option<Grant>,
 }
 
 /// What is to become of a request.
@@ -123,7 +126,7 @@ pub(super) fn decide(visit: &Visit, bytes: &[u8]) -> (Asked, Course) {
     if let Some(preflight) = cors::preflight(&head) {
         return (asked, Course::Answer(preflight));
     }
-    match route(visit, &head, target, &asked) {
+    match route(visit, &head, target, &mut asked) {
         Ok(course) => (asked, course),
         Err(page) => {
             let answer = own(page, &asked);
@@ -165,6 +168,7 @@ impl Asked {
             to_person: page::is_for_person(lines),
             origin: cors::other_origin(lines).map(<[u8]>::to_vec),
             body: Framing::NONE,
+            by: None,
         }
     }
 
@@ -181,6 +185,7 @@ impl Asked {
             to_person: false,
             origin: None,
             body: Framing::ToEnd,
+            by: None,
         }
     }
 }
@@ -190,30 +195,16 @@ fn route(
     visit: &Visit,
     head: &RequestHead<'_>,
     target: Target<'_>,
-    asked: &Asked,
+    asked: &mut Asked,
 ) -> Result<Course, Page> {
     let backend = visit.current.borrow().clone();
     let Some(backend) = backend.filter(|backend| backend.route.session == visit.session) else {
         return Err(Page::over());
     };
-    if backend.route.access == Access::Private {
-        let owner = &backend.route.owner;
-        credentials::admit(
-            visit.keys(),
-            owner,
-            visit.address(),
-            target.query,
-            head.lines,
-        )
-        .map_err(Page::private)?;
-        if asked.to_person
-            && let Some(mut entry) = keep_key(visit, owner, head, target)
-        {
-            if let Some(origin) = &asked.origin {
-                entry.allow(origin);
-            }
-            return Ok(Course::Answer(entry));
-        }
+    if backend.route.access == Access::Private
+        && let Some(entry) = pass_door(visit, &backend.route, head, target, asked)?
+    {
+        return Ok(Course::Answer(entry));
     }
     let app = match (&backend.route.status, &backend.app) {
         (RouteStatus::Starting, _) => return Err(Page::starting()),
@@ -228,7 +219,14 @@ fn route(
         scheme: visit.scheme.as_str(),
     };
     let mut out = Buffer::default();
-    headers::for_app(head, target, visit.keys(), way, &asked.body, out.writer());
+    headers::for_app(
+        head,
+        target,
+        visit.admission(),
+        way,
+        &asked.body,
+        out.writer(),
+    );
     Ok(Course::Pass { app, head: out })
 }
 
@@ -318,39 +316,56 @@ pub(super) fn reply(asked: &Asked, bytes: &[u8], gives_way: bool) -> Option<Repl
     }))
 }
 
-/// A person who opens a private session by `?cd_token=` gets the key as a cookie, for
-/// all that the page will load, and an address without it.
-fn keep_key(
+/// Only who may passes a private session's door. A person who came by what stands in the
+/// address is sent on, with a pass and without that.
+fn pass_door(
     visit: &Visit,
-    owner: &Owner,
+    route: &Route,
     head: &RequestHead<'_>,
     target: Target<'_>,
-) -> Option<Answer> {
-    let (path, query) = (target.path, target.query?);
-    let key = credentials::in_query(Some(query))?;
-    let fits_a_cookie = key
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    // The request may have passed by another key than this one.
-    let opens = visit
-        .keys()
-        .check(&key)
-        .is_ok_and(|key| key.owner() == *owner);
-    // A path that begins with two slashes, of either kind, would name another host.
-    let is_here = !path.starts_with("//") && !path.starts_with("/\\");
-    if head.method != "GET" || !(fits_a_cookie && opens && is_here) {
-        return None;
-    }
-    let name = credentials::own_cookie(visit.address());
-    let secure = match visit.scheme {
-        Scheme::Http => "",
-        Scheme::Https => "; Secure",
+    asked: &mut Asked,
+) -> Result<Option<Answer>, Page> {
+    let at = credentials::At {
+        session: visit.session,
+        owner: &route.owner,
+        address: visit.address(),
+        scheme: visit.scheme,
+        from: visit.from.ip(),
     };
-    let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{secure}");
-    let location = credentials::with_query(path, &credentials::strip_query(query)?);
+    let clean_query = target.query.and_then(credentials::strip_query);
+    let clean_query = clean_query.as_deref().or(target.query).unwrap_or_default();
+    let clean = credentials::with_query(target.path, clean_query);
+    let passage = credentials::admit(visit.admission(), at, target.query, head.lines)
+        .map_err(|error| Page::private(error, visit.sign_in(&clean)))?;
+    let grant = passage.admitted.grant;
+    asked.by = Some(grant);
+    let only_looks = asked.is_safe && !asked.would_switch;
+    if passage.admitted.scope == Scope::View && !only_looks {
+        return Err(Page::only_to_look_at());
+    }
+    // A path that begins with two slashes, of either kind, would name another host.
+    let is_here = !target.path.starts_with("//") && !target.path.starts_with("/\\");
+    if !(passage.is_in_query && asked.to_person && head.method == "GET" && is_here) {
+        return Ok(None);
+    }
     let mut answer = Answer::new(303);
-    answer.line("set-cookie", cookie);
-    answer.line("location", location);
+    answer.line("set-cookie", pass_cookie(visit, grant));
+    answer.line("location", clean);
     answer.line("cache-control", "no-store");
-    Some(answer)
+    answer.line("referrer-policy", "no-referrer");
+    if let Some(origin) = &asked.origin {
+        answer.allow(origin);
+    }
+    Ok(Some(answer))
+}
+
+/// By TLS a browser keeps it in a frame of another site too, apart for each such site.
+fn pass_cookie(visit: &Visit, grant: Grant) -> String {
+    let name = credentials::own_cookie(visit.address(), visit.scheme);
+    let pass = visit.admission().pass(visit.session, grant);
+    let manner = match visit.scheme {
+        Scheme::Http => "SameSite=Lax",
+        Scheme::Https => "Secure; SameSite=None; Partitioned",
+    };
+    format!("{name}={pass}; Path=/; HttpOnly; {manner}")
 }

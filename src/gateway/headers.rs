@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::credentials;
 use super::framing::Framing;
 use super::head::{Lines, RequestHead, ResponseHead};
-use crate::keys::KeyRing;
+use crate::admission::Admission;
 
 /// The other protocol that a request asks for. HTTP/2 is not passed on: inside it,
 /// nothing here could be seen to.
@@ -36,7 +36,7 @@ pub struct Way<'a> {
 pub fn for_app(
     head: &RequestHead<'_>,
     target: Target<'_>,
-    keys: &KeyRing,
+    admission: &Admission,
     way: Way<'_>,
     body: &Framing,
     out: &mut Vec<u8>,
@@ -68,7 +68,7 @@ pub fn for_app(
         if about_connection.covers(line.name) || is_said_anew(line.name) {
             continue;
         }
-        match credentials::without_ours(keys, line) {
+        match credentials::without_ours(admission, line) {
             credentials::Theirs::All => put(out, line.name, line.value),
             credentials::Theirs::Some(value) => put(out, line.name, &value),
             credentials::Theirs::None => {}
@@ -167,7 +167,12 @@ pub fn for_visitor(head: &ResponseHead<'_>, terms: Terms, out: &mut Vec<u8>) {
     for line in lines.iter() {
         let is_overruled = has_other_length && line.name.eq_ignore_ascii_case("content-length");
         let stays = is_overruled || credentials::sets_our_cookie(line);
-        if !stays && !about_connection.covers(line.name) {
+        if stays || about_connection.covers(line.name) {
+            continue;
+        }
+        if line.name.eq_ignore_ascii_case("set-cookie") {
+            put(out, line.name, &credentials::cookie_for_visitor(line));
+        } else {
             put(out, line.name, line.value);
         }
     }
@@ -370,8 +375,8 @@ mod tests {
         };
         let mut out = Vec::new();
         let target = Target::of(&head).unwrap();
-        let keys = KeyRing::default();
-        for_app(&head, target, &keys, way, &Framing::NONE, &mut out);
+        let (admission, _) = Admission::new([7; 32]).unwrap();
+        for_app(&head, target, &admission, way, &Framing::NONE, &mut out);
         let text = String::from_utf8_lossy(&out);
         text.strip_prefix("GET / HTTP/1.1\r\n").unwrap().to_owned()
     }
@@ -505,8 +510,8 @@ mod tests {
             };
             let mut out = Vec::new();
             let target = Target::of(&head).unwrap();
-            let keys = KeyRing::default();
-            for_app(&head, target, &keys, way, &Framing::NONE, &mut out);
+            let (admission, _) = Admission::new([7; 32]).unwrap();
+            for_app(&head, target, &admission, way, &Framing::NONE, &mut out);
             let line = format!("GET {told} HTTP/1.1\r\n");
             assert!(out.starts_with(line.as_bytes()), "{asked}");
         }

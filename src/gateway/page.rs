@@ -18,6 +18,8 @@ pub(super) struct Page {
     is_soon: bool,
     /// Nothing more will come on this connection.
     is_last: bool,
+    /// Where a person can get what is missing.
+    sign_in: Option<String>,
 }
 
 impl Page {
@@ -29,6 +31,7 @@ impl Page {
             session: None,
             is_soon: false,
             is_last: false,
+            sign_in: None,
         }
     }
 
@@ -122,8 +125,21 @@ impl Page {
         }
     }
 
-    pub(super) fn private(error: KeyError) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "Private", error.to_string())
+    pub(super) fn private(error: KeyError, sign_in: String) -> Self {
+        Self {
+            sign_in: Some(sign_in),
+            ..Self::new(StatusCode::UNAUTHORIZED, "Private", error.to_string())
+        }
+    }
+
+    /// For who came by a link that lets nobody do more.
+    pub(super) fn only_to_look_at() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "Only to look at",
+            "The link that you came by lets you look at this session and change nothing. Ask \
+             its owner for another one.",
+        )
     }
 
     /// For who names a session that is not here. Whether it ever was is not said.
@@ -193,12 +209,13 @@ impl Page {
         } else {
             ""
         };
-        let hint = if self.status == StatusCode::UNAUTHORIZED {
-            "<p>This session is private. Open it with a key of its owner: put \
-             <code>?cd_token=KEY</code> at the end of its address.</p>"
-        } else {
-            ""
-        };
+        let hint = self.sign_in.as_ref().map_or_else(String::new, |sign_in| {
+            format!(
+                "<p>This session is private.</p><p><a href=\"{}\">Sign in</a> with a key of \
+                 its owner, or come by a link that was shared with you.</p>",
+                escape(sign_in)
+            )
+        });
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
              <meta name=\"viewport\" content=\"width=device-width\">{refresh}\
@@ -210,7 +227,7 @@ impl Page {
     }
 }
 
-const STYLE: &str = ":root{color-scheme:light dark}\
+pub(crate) const STYLE: &str = ":root{color-scheme:light dark}\
     body{margin:0;min-height:100vh;display:grid;place-items:center;\
     font:1rem/1.5 system-ui,sans-serif}\
     main{max-width:34rem;padding:2rem}h1{font-size:1.5rem;font-weight:600;margin:0 0 .5rem}\
@@ -227,7 +244,7 @@ pub(super) fn asks_for_html(accept: &[u8]) -> bool {
         .any(|word| word.eq_ignore_ascii_case(b"text/html"))
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -21,6 +21,7 @@ use dwell_core::key::Key;
 use dwell_core::machine::{Machine, MachineVersion};
 use dwell_core::owner::Owner;
 use dwell_core::session::Session;
+use dwell_core::share::Share;
 
 use self::columns::owner_column;
 use self::readers::Readers;
@@ -167,6 +168,13 @@ impl Store for Sqlite {
         let owner = owner_column(owner);
         self.readers
             .read(move |connection| queries::keys(connection, &owner))
+            .await
+    }
+
+    async fn shares(&self, owner: &Owner, session: SessionId) -> Result<Vec<Share>, StoreError> {
+        let owner = owner_column(owner);
+        self.readers
+            .read(move |connection| queries::shares(connection, &owner, session))
             .await
     }
 }

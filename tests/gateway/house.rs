@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use dwell::admission::Admission;
 use dwell::gateway::{Desk, Gateway, Open, RouteStatus, Settings, TimeLimits, Tls};
-use dwell::keys::{KeyRing, SlugSecret};
+use dwell::keys::SlugSecret;
 use dwell::session_urls::{Origin, Scheme, SessionUrls};
 use dwell_core::id::SessionId;
 use hyper::client::conn::http2::SendRequest;
@@ -37,6 +38,7 @@ pub enum Front {
 
 pub struct House {
     pub gateway: Gateway,
+    pub admission: Admission,
     pub at: SocketAddr,
     pub certificate: Certificate,
     urls: SessionUrls,
@@ -73,11 +75,13 @@ impl House {
             tls,
             ..Settings::ports(Ipv4Addr::LOCALHOST.into())
         };
-        let gateway = Gateway::with(settings, KeyRing::default(), HashMap::new());
+        let admission = admission();
+        let gateway = Gateway::with(settings, admission.clone(), HashMap::new());
         let desk = Desk::new(Router::new().fallback(async || "the API"));
         let open = gateway.receive(listener, desk).await.unwrap();
         Self {
             gateway,
+            admission,
             at,
             certificate,
             urls,

@@ -4,7 +4,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use dwell::gateway::{Gateway, RouteStatus};
-use dwell::keys::KeyRing;
 use dwell_core::session::Ending;
 use hyper::Response;
 use tokio::io::AsyncWriteExt;
@@ -158,7 +157,7 @@ async fn an_exchange_under_way_is_finished_by_the_app_that_began_it() {
 async fn a_port_that_is_in_use_cannot_be_published_on() {
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = other.local_addr().unwrap().port();
-    let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), KeyRing::default());
+    let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), admission());
     let refused = gateway.publish(port, route(1, RouteStatus::Starting)).await;
     assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::AddrInUse);
 }
@@ -173,7 +172,7 @@ async fn a_shutdown_closes_ports_and_leaves_them_to_whoever_is_next() {
     let refused = TcpStream::connect(site.at).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     // The connections that the gateway closed are in TIME_WAIT now.
-    let next = Gateway::new(Ipv4Addr::LOCALHOST.into(), KeyRing::default());
+    let next = Gateway::new(Ipv4Addr::LOCALHOST.into(), admission());
     let at_once = next.publish(site.at.port(), route(2, RouteStatus::Starting));
     at_once.await.unwrap();
 }

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dwell::admission::Admission;
 use dwell::gateway::{Gateway, Route, RouteStatus, Settings, TimeLimits};
-use dwell::keys::{self, KeyRing};
+use dwell::keys;
 use dwell_core::id::{KeyId, SessionId};
 use dwell_core::key::Key;
 use dwell_core::machine::Access;
@@ -63,10 +64,15 @@ pub fn ended() -> RouteStatus {
     RouteStatus::Ended(Ending::plain(EndReason::TimedOut))
 }
 
+/// The rules of a door.
+pub fn admission() -> Admission {
+    Admission::new([7; 32]).unwrap().0
+}
+
 /// A gateway with one port.
 pub struct Site {
     pub gateway: Gateway,
-    pub keys: KeyRing,
+    pub admission: Admission,
     pub at: SocketAddr,
 }
 
@@ -76,18 +82,28 @@ impl Site {
     }
 
     pub async fn with(route: Route, limits: TimeLimits) -> Self {
-        let keys = KeyRing::default();
+        Self::keeping(route, admission(), limits).await
+    }
+
+    /// One whose door is kept by these rules.
+    pub async fn keeping(route: Route, admission: Admission, limits: TimeLimits) -> Self {
         let here = Ipv4Addr::LOCALHOST.into();
         let settings = Settings {
             limits,
             ..Settings::ports(here)
         };
-        let gateway = Gateway::with(settings, keys.clone(), HashMap::new());
+        let gateway = Gateway::with(settings, admission.clone(), HashMap::new());
         loop {
             // Another test may take the port before the gateway does.
             let at = free_address().await;
             match gateway.publish(at.port(), route.clone()).await {
-                Ok(()) => return Self { gateway, keys, at },
+                Ok(()) => {
+                    return Self {
+                        gateway,
+                        admission,
+                        at,
+                    };
+                }
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrInUse),
             }
         }
@@ -106,8 +122,8 @@ impl Site {
     /// A key of `user`'s.
     pub fn key_of(&self, user: &str, revoked_at: Option<Timestamp>) -> String {
         let secret = keys::new_secret().unwrap();
-        self.keys.publish(Key {
-            id: KeyId(Uuid::nil()),
+        self.admission.keys.publish(Key {
+            id: KeyId(Uuid::new_v4()),
             name: user.to_owned(),
             hash: keys::hash(&secret),
             principal: Principal {

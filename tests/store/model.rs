@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use dwell::store::{EventQuery, SessionRecord, Store};
 use dwell_core::control_plane::Change;
 use dwell_core::gpu::{GpuId, GpuType};
-use dwell_core::id::{KeyId, MachineId, SessionId};
+use dwell_core::id::{KeyId, MachineId, SessionId, ShareId};
 use dwell_core::key::Key;
 use dwell_core::machine::{Machine, MachineVersion};
 use dwell_core::owner::{OrgId, Owner, Principal, UserId};
 use dwell_core::session::{Ending, Session, State};
+use dwell_core::share::Share;
 use dwell_core::time::Timestamp;
 
 use crate::rows::*;
@@ -18,6 +19,7 @@ use crate::rows::*;
 const SESSIONS: u32 = 12;
 const MACHINES: u32 = 4;
 const KEYS: u32 = 4;
+const SHARES: u32 = 20;
 const TIME: i64 = 20;
 
 fn owners() -> [Owner; 3] {
@@ -31,6 +33,7 @@ struct Naive {
     machines: BTreeMap<MachineId, Machine>,
     versions: Vec<(MachineId, MachineVersion)>,
     keys: BTreeMap<KeyId, Key>,
+    shares: BTreeMap<ShareId, Share>,
     gpu_free_since: BTreeMap<GpuId, Timestamp>,
 }
 
@@ -71,9 +74,19 @@ impl Naive {
             Change::Key(key) => {
                 self.keys.insert(key.id, key.clone());
             }
-            Change::ForgetEndedBefore(before) => self
-                .sessions
-                .retain(|_, session| ended_at(session).is_none_or(|at| at >= *before)),
+            Change::Share(share) => {
+                if !self.sessions.contains_key(&share.session) {
+                    return false;
+                }
+                self.shares.insert(share.id, (**share).clone());
+            }
+            Change::ForgetEndedBefore(before) => {
+                self.sessions
+                    .retain(|_, session| ended_at(session).is_none_or(|at| at >= *before));
+                let sessions = &self.sessions;
+                self.shares
+                    .retain(|_, share| sessions.contains_key(&share.session));
+            }
         }
         true
     }
@@ -173,6 +186,7 @@ impl History {
         found.sessions.sort_by_key(|session| session.id);
         found.machines.sort_by_key(|machine| machine.id);
         found.keys.sort_by_key(|key| key.id);
+        found.shares.sort_by_key(|share| share.id);
         let story = self.story();
         let open = self
             .naive
@@ -185,6 +199,9 @@ impl History {
             "{story}"
         );
         assert!(found.keys.iter().eq(self.naive.keys.values()), "{story}");
+        let is_open = |share: &&Share| self.naive.sessions[&share.session].is_open();
+        let shares = self.naive.shares.values().filter(is_open);
+        assert!(found.shares.iter().eq(shares), "{story}");
         assert_eq!(found.gpu_free_since, self.naive.gpu_free_since, "{story}");
     }
 
@@ -219,6 +236,14 @@ impl History {
             let expected = session.map(|session| self.naive.record(session));
             let found = store.session(owner, session_id(n)).await.unwrap();
             assert_eq!(found, expected, "{story}");
+            let of_session =
+                |share: &&Share| share.session == session_id(n) && share.owner == *owner;
+            let shares = self.naive.shares.values().filter(of_session);
+            let shares = newest_first(shares.cloned().collect(), |share: &Share| {
+                (share.created_at, share.id)
+            });
+            let found = store.shares(owner, session_id(n)).await.unwrap();
+            assert_eq!(found, shares, "{story}");
         }
         for n in 0..MACHINES {
             let id = machine_id(n);
@@ -248,7 +273,7 @@ impl History {
     }
 
     fn change(&mut self) -> Change {
-        match self.random.u32(0..20) {
+        match self.random.u32(0..21) {
             0..13 => put(&self.session()),
             13..15 => put_machine(&self.machine()),
             // Now and then of a machine that there is not: that is refused.
@@ -259,6 +284,7 @@ impl History {
             }
             17 => Change::MachineDeleted(machine_id(self.random.u32(0..MACHINES))),
             18 => Change::Key(self.key()),
+            19 => put_share(&self.share()),
             _ => Change::ForgetEndedBefore(self.moment()),
         }
     }
@@ -330,6 +356,18 @@ impl History {
             },
             revoked_at: self.maybe_a_moment(),
             ..key(n)
+        }
+    }
+
+    /// A link to some session, which may not be there: then it is refused.
+    fn share(&mut self) -> Share {
+        let n = self.random.u32(0..SHARES);
+        let of = n % SESSIONS;
+        Share {
+            owner: owners()[of as usize % 3].clone(),
+            created_at: Timestamp((n / 2).into()),
+            visits: self.random.u32(0..9),
+            ..share(n, session_id(of))
         }
     }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use dwell_core::control_plane::Change;
 use dwell_core::gpu::{GpuId, GpuType};
-use dwell_core::id::{GpuEventId, KeyId, MachineId, MachineVersionId, SessionId};
+use dwell_core::id::{GpuEventId, KeyId, MachineId, MachineVersionId, SessionId, ShareId};
 use dwell_core::key::{Key, KeyHash};
 use dwell_core::machine::{AppCommand, Machine, MachineVersion, Recipe};
 use dwell_core::metering::{GpuEvent, Span};
 use dwell_core::owner::{OrgId, Owner, Principal, UserId};
 use dwell_core::pricing::{HourlyRate, MicroDollars};
 use dwell_core::session::{EndReason, Ending, Placement, Session, State};
+use dwell_core::share::{Scope, Share};
 use dwell_core::time::{Millis, Timestamp};
 use uuid::Uuid;
 
@@ -180,4 +181,26 @@ pub fn put_version(machine: MachineId, version: &MachineVersion) -> Change {
 /// that there is not.
 pub fn refused() -> Change {
     put_version(machine_id(u32::MAX), &version(u32::MAX, 1))
+}
+
+/// A link to that session, made at `n`, when the session is Ann's.
+pub fn share(n: u32, session: SessionId) -> Share {
+    Share {
+        id: ShareId(Uuid::from_u128(n.into())),
+        session,
+        owner: ann(),
+        name: format!("link {n}"),
+        hash: KeyHash([0; 32]),
+        scope: Scope::View,
+        created_by: UserId("ann".into()),
+        created_at: Timestamp(n.into()),
+        expires_at: None,
+        revoked: None,
+        visits: 0,
+        recent_visits: Vec::new(),
+    }
+}
+
+pub fn put_share(share: &Share) -> Change {
+    Change::Share(Box::new(share.clone()))
 }

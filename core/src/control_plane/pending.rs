@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{CALL_BACK_WITHIN, Change, Command, ControlPlane};
 use crate::gpu::{GpuId, GpuType};
-use crate::id::{KeyId, MachineId, SessionId};
+use crate::id::{KeyId, MachineId, SessionId, ShareId};
 use crate::key::Key;
 use crate::machine::{Machine, MachineVersion};
 use crate::owner::Owner;
 use crate::session::{Session, State};
+use crate::share::Share;
 use crate::time::{Moment, Timestamp};
 
 /// Rows as they were before the step, and commands that wait for its commit.
@@ -18,6 +19,7 @@ pub(super) struct Pending {
     machines: BTreeMap<MachineId, Before<Machine>>,
     versions: Vec<(MachineId, MachineVersion)>,
     keys: BTreeMap<KeyId, Before<Key>>,
+    shares: BTreeMap<(SessionId, ShareId), Before<Share>>,
     pub(super) forget_before: Option<Timestamp>,
     pub(super) commands: Vec<Command>,
 }
@@ -60,11 +62,18 @@ impl ControlPlane {
             .values()
             .filter_map(|row| row.after.clone())
             .map(Change::Key);
+        let shares = self
+            .pending
+            .shares
+            .values()
+            .filter_map(|row| row.after.clone())
+            .map(|share| Change::Share(Box::new(share)));
         let forget = self.pending.forget_before.map(Change::ForgetEndedBefore);
         sessions
             .chain(machines)
             .chain(versions)
             .chain(keys)
+            .chain(shares)
             .chain(forget)
             .collect()
     }
@@ -72,7 +81,14 @@ impl ControlPlane {
     /// The changes are on record: here is what is to be done.
     #[must_use]
     pub fn commit(&mut self) -> Vec<Command> {
-        std::mem::take(&mut self.pending).commands
+        let pending = std::mem::take(&mut self.pending);
+        // Links to what has ended lead nowhere. Only now: it could have been undone.
+        for id in pending.sessions.keys() {
+            if !self.sessions.contains_key(id) {
+                self.forget_shares_of(*id);
+            }
+        }
+        pending.commands
     }
 
     /// The store refused: everything is as it was before the step.
@@ -109,6 +125,9 @@ impl ControlPlane {
         }
         for (id, row) in pending.keys {
             replace_row(&mut self.keys, id, row.before);
+        }
+        for (id, row) in pending.shares {
+            replace_row(&mut self.shares, id, row.before);
         }
     }
 
@@ -155,6 +174,19 @@ impl ControlPlane {
                 after: None,
             })
             .after = Some(key);
+    }
+
+    pub(super) fn put_share(&mut self, share: Share) {
+        let id = (share.session, share.id);
+        let before = replace_row(&mut self.shares, id, Some(share.clone()));
+        self.pending
+            .shares
+            .entry(id)
+            .or_insert(Before {
+                before,
+                after: None,
+            })
+            .after = Some(share);
     }
 
     /// The one place where sessions come, change and go, and where all that follows

@@ -6,9 +6,11 @@
 )]
 
 use super::*;
-use crate::machine::AppCommand;
+use crate::key::KeyHash;
+use crate::machine::{Access, AppCommand};
 use crate::owner::UserId;
 use crate::pricing::{HourlyRate, MicroDollars};
+use crate::share::{Scope, Visit};
 use crate::upstream::Upstream;
 use std::net::Ipv4Addr;
 use uuid::Uuid;
@@ -679,4 +681,93 @@ fn an_agent_that_started_late_has_its_time_to_call() {
     world.launched(1, LaunchOutcome::Started);
     world.after(ORPHAN_GONE_WITHIN);
     assert_eq!(reason(world.stored(1)), EndReason::Failed);
+}
+
+fn new_share(number: u128, session: u128, principal: Principal, access: Access) -> NewShare {
+    NewShare {
+        id: ShareId(Uuid::from_u128(number)),
+        principal,
+        session: id(session),
+        name: "for bob".into(),
+        hash: KeyHash([1; 32]),
+        scope: Scope::Use,
+        good_for: Some(Millis(60_000)),
+        default_access: access,
+    }
+}
+
+#[test]
+fn a_share_link_is_its_owners_and_is_good_until_it_is_revoked_or_expires() {
+    let mut world = World::new(1);
+    world.create_plain(1);
+    let bob = Principal {
+        user: UserId("bob".into()),
+        ..alice()
+    };
+    let now = world.now();
+    let asked = new_share(1, 1, bob.clone(), Access::Private);
+    let refused = world.plane.create_share(asked, now);
+    assert_eq!(refused, Err(Refusal::NoSuchSession));
+    let asked = new_share(1, 1, alice(), Access::Link);
+    let refused = world.plane.create_share(asked, now);
+    assert_eq!(refused, Err(Refusal::NotPrivate));
+
+    let asked = new_share(1, 1, alice(), Access::Private);
+    let share = world.plane.create_share(asked, now).unwrap();
+    assert!(share.is_good(now.wall.plus(Millis(59_999))));
+    assert!(!share.is_good(now.wall.plus(Millis(60_000))));
+    let revoked = world.plane.revoke_share(&bob, id(1), share.id, now);
+    assert_eq!(revoked, Err(Refusal::NoSuchSession));
+    world
+        .plane
+        .revoke_share(&alice(), id(1), share.id, now)
+        .unwrap();
+    assert!(world.plane.shares().all(|share| !share.is_good(now.wall)));
+    let again = world.plane.revoke_share(&alice(), id(1), share.id, now);
+    assert_eq!(again, Err(Refusal::NoSuchShare));
+}
+
+#[test]
+fn a_share_link_counts_who_comes_and_goes_with_its_session() {
+    let mut world = World::new(1);
+    world.create_plain(1);
+    let now = world.now();
+    let asked = new_share(1, 1, alice(), Access::Private);
+    let share = world.plane.create_share(asked, now).unwrap();
+    world.commit();
+    let visits = [1, 2].map(|last| Visit {
+        from: Ipv4Addr::new(10, 0, 0, last).into(),
+        at: now.wall,
+    });
+    for visit in visits {
+        world.plane.share_visited(id(1), share.id, visit);
+    }
+    let counted = world.plane.shares().next().unwrap();
+    assert_eq!(counted.visits, 2);
+    assert_eq!(counted.recent_visits, [visits[1], visits[0]]);
+
+    world
+        .plane
+        .cancel_session(&alice().owner(), id(1), now)
+        .unwrap();
+    world.commit();
+    world.heard(1, &ended(1_000, EndReason::Cancelled));
+    assert_eq!(world.plane.shares().count(), 0);
+}
+
+#[test]
+fn a_session_has_so_many_share_links_that_are_good_and_no_more() {
+    let mut world = World::new(1);
+    world.create_plain(1);
+    let now = world.now();
+    let limit = Limits::default().shares_per_session;
+    for number in 0..limit {
+        let asked = new_share(number.into(), 1, alice(), Access::Private);
+        world.plane.create_share(asked, now).unwrap();
+    }
+    let one_more = || new_share(1_000, 1, alice(), Access::Private);
+    let refused = world.plane.create_share(one_more(), now);
+    assert!(matches!(refused, Err(Refusal::TooMany { .. })));
+    let later = moment(60_000);
+    assert!(world.plane.create_share(one_more(), later).is_ok());
 }

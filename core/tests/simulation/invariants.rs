@@ -8,6 +8,7 @@ use dwell_core::metering::{Period, Span, usage_by_type};
 use dwell_core::pricing::MicroDollars;
 use dwell_core::protocol::AgentPhase;
 use dwell_core::session::{Session, State};
+use dwell_core::share::Share;
 use dwell_core::time::Millis;
 
 use super::agents::{ORPHAN_MS, Site};
@@ -124,6 +125,13 @@ pub fn everything_acknowledged_is_there(world: &World) -> Checked {
     }
     for key in &world.acknowledged_keys {
         ensure!(world.store.keys.contains_key(key), "key {key} is gone");
+    }
+    for (id, was_revoked) in &world.acknowledged_shares {
+        let share = world.store.shares.get(id);
+        ensure!(
+            share.is_some_and(|share| !was_revoked || share.revoked.is_some()),
+            "share link {id:?} is gone, or good again: {share:?}"
+        );
     }
     Ok(())
 }
@@ -245,6 +253,35 @@ fn what_is_held_in_memory_is_what_is_on_record(world: &World, open: &[&Session])
         *open == stored,
         "in memory: {open:?}\non record: {stored:?}"
     );
+    if let Some(plane) = &world.plane {
+        ensure!(
+            plane.shares().eq(world.store.open_shares()),
+            "share links in memory are not those on record"
+        );
+    }
+    Ok(())
+}
+
+/// A share link's row is written.
+pub fn check_share(world: &World, after: &Share) -> Checked {
+    let session = world.store.sessions.get(&after.session);
+    ensure!(
+        session.is_some_and(|session| session.owner == after.owner),
+        "{} is a link to {session:?}",
+        after.id
+    );
+    if let Some(before) = world.store.shares.get(&(after.session, after.id)) {
+        ensure!(
+            before.revoked.is_none() || before.revoked == after.revoked,
+            "{} was revoked and is {after:?}",
+            after.id
+        );
+        ensure!(
+            before.visits <= after.visits,
+            "{} had more visits",
+            after.id
+        );
+    }
     Ok(())
 }
 

@@ -3,24 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use dwell_core::control_plane::{
     Change, Command, ControlPlane, Launch, LaunchOutcome, MachinePatch, NewMachine, NewSession,
-    Settings, Snapshot, Source,
+    NewShare, Settings, Snapshot, Source,
 };
 use dwell_core::gpu::{GpuId, GpuType, Inventory};
-use dwell_core::id::{GpuEventId, KeyId, MachineId, MachineVersionId, SessionId};
+use dwell_core::id::{GpuEventId, KeyId, MachineId, MachineVersionId, SessionId, ShareId};
 use dwell_core::key::{Key, KeyHash};
 use dwell_core::lease::Exit;
 use dwell_core::limits::Limits;
-use dwell_core::machine::{AppCommand, Machine, Recipe};
+use dwell_core::machine::{Access, AppCommand, Machine, Recipe};
 use dwell_core::owner::{OrgId, Owner, Principal, UserId};
 use dwell_core::ports::PortPool;
 use dwell_core::pricing::{HourlyRate, MicroDollars, Prices};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::refusal::Refusal;
 use dwell_core::session::{Session, State};
+use dwell_core::share::{Scope, Share, Visit};
 use dwell_core::time::{Millis, Moment, Monotonic, Timestamp};
 use uuid::Uuid;
 
@@ -38,6 +40,7 @@ pub const LIMITS: Limits = Limits {
     sessions_per_owner: 4,
     machines_per_owner: 4,
     keys_per_owner: 5,
+    shares_per_session: 2,
     timeout_max_minutes: 30,
     timeout_default_minutes: 2,
     start_limit: Millis(60_000),
@@ -65,6 +68,7 @@ pub struct Stored {
     pub machines: BTreeMap<MachineId, Machine>,
     pub versions: BTreeSet<(MachineId, MachineVersionId)>,
     pub keys: BTreeMap<KeyId, Key>,
+    pub shares: BTreeMap<(SessionId, ShareId), Share>,
 }
 
 enum Event {
@@ -124,6 +128,11 @@ impl Stored {
 
     pub fn open(&self) -> impl Iterator<Item = &Session> {
         self.open.iter().map(|id| &self.sessions[id])
+    }
+
+    pub fn open_shares(&self) -> impl Iterator<Item = &Share> {
+        let of_open = |share: &&Share| self.open.contains(&share.session);
+        self.shares.values().filter(of_open)
     }
 }
 
@@ -204,6 +213,8 @@ pub struct World {
     pub acknowledged: BTreeMap<SessionId, Acknowledged>,
     pub acknowledged_versions: BTreeSet<(MachineId, MachineVersionId)>,
     pub acknowledged_keys: BTreeSet<KeyId>,
+    /// Share links that were granted, and whether their end was.
+    pub acknowledged_shares: BTreeMap<(SessionId, ShareId), bool>,
     pub last_events: BTreeMap<GpuId, (SessionId, Timestamp)>,
     /// For how long each session's GPU is proven, on record, to have been held.
     pub proven: BTreeMap<SessionId, Millis>,
@@ -244,6 +255,7 @@ impl World {
             acknowledged: BTreeMap::new(),
             acknowledged_versions: BTreeSet::new(),
             acknowledged_keys: BTreeSet::new(),
+            acknowledged_shares: BTreeMap::new(),
             last_events: BTreeMap::new(),
             proven: BTreeMap::new(),
             haste,

@@ -74,7 +74,7 @@ fn json(value: &impl serde::Serialize) -> String {
 }
 
 fn urls() -> SessionUrls {
-    SessionUrls::ports(Scheme::Http, "gpu.test".to_owned())
+    SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080)
 }
 
 #[test]

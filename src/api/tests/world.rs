@@ -25,13 +25,14 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use crate::admission::Admission;
 use crate::api::{Api, router};
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::driver::{Driver, Effects, Running};
 use crate::gate::Gate;
 use crate::gateway::Gateway;
-use crate::keys::{self, KeyRing};
+use crate::keys;
 use crate::launcher::Launcher;
 use crate::session_urls::{Scheme, SessionUrls};
 use crate::store::Store;
@@ -95,13 +96,13 @@ impl World {
             // Port 0 is any free one, so that nothing here can be in the way.
             ports: PortPool::new(0..=0, 0),
         };
-        let key_ring = KeyRing::default();
-        let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), key_ring.clone());
+        let (admission, _) = Admission::new([7; 32]).unwrap();
+        let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admission.clone());
         let effects = Effects::new(
             Arc::new(Nobody),
             gateway.clone(),
             Switchboard::default(),
-            key_ring.clone(),
+            admission.clone(),
             Access::Link,
         );
         let (limits, inventory, prices) = (
@@ -119,9 +120,9 @@ impl World {
                 gate: Gate::default(),
                 gateway,
                 store,
-                keys: key_ring,
+                admission,
                 data_dir,
-                urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned()),
+                urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080),
                 default_access: Access::Link,
                 limits,
                 inventory,

@@ -8,6 +8,7 @@ use dwell_core::id::{MachineId, MachineVersionId, SessionId};
 use dwell_core::key::Key;
 use dwell_core::machine::{Machine, MachineVersion};
 use dwell_core::session::{Session, State};
+use dwell_core::share::Share;
 use dwell_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde::de::DeserializeOwned;
@@ -19,6 +20,9 @@ use crate::store::{EventQuery, SessionRecord};
 const OPEN_SESSIONS: &str = "SELECT body FROM sessions WHERE ended_at IS NULL";
 const ALL_MACHINES: &str = "SELECT body FROM machines";
 const ALL_KEYS: &str = "SELECT body FROM keys";
+// Few sessions are shared: they are found from their links.
+const OPEN_SHARES: &str = "SELECT h.body FROM shares h CROSS JOIN sessions s
+    ON s.id = h.session_id WHERE s.ended_at IS NULL";
 const GPUS_FREE_SINCE: &str = "SELECT id, free_since FROM gpus";
 
 // One owner's (?1).
@@ -46,6 +50,8 @@ const VERSIONS: &str =
 const VERSION: &str = "SELECT v.body FROM machines m JOIN machine_versions v ON v.machine_id = m.id
     WHERE m.owner = ?1 AND m.id = ?2 AND v.id = ?3";
 const KEYS: &str = "SELECT body FROM keys WHERE owner = ?1 ORDER BY created_at DESC, id";
+const SHARES: &str = "SELECT body FROM shares WHERE owner = ?1 AND session_id = ?2
+    ORDER BY created_at DESC, id";
 
 // Everybody's: a queue is one for all owners.
 const SERVED_BETWEEN: &str =
@@ -60,6 +66,7 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<Snapshot> {
         sessions: all(connection, OPEN_SESSIONS, [])?,
         machines: all(connection, ALL_MACHINES, [])?,
         keys: all(connection, ALL_KEYS, [])?,
+        shares: all(connection, OPEN_SHARES, [])?,
         gpu_free_since,
     })
 }
@@ -158,6 +165,14 @@ pub(super) fn keys(connection: &Connection, owner: &str) -> rusqlite::Result<Vec
     all(connection, KEYS, [owner])
 }
 
+pub(super) fn shares(
+    connection: &Connection,
+    owner: &str,
+    session: SessionId,
+) -> rusqlite::Result<Vec<Share>> {
+    all(connection, SHARES, params![owner, session.0.as_bytes()])
+}
+
 /// The sessions with their positions. Each stretch of a queue is counted once, from
 /// one session's ticket to the next one's.
 fn with_positions(
@@ -251,6 +266,7 @@ mod tests {
             VERSIONS,
             VERSION,
             KEYS,
+            SHARES,
             SERVED_BETWEEN,
         ] {
             let plan = plan(&connection, sql);

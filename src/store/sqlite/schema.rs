@@ -12,9 +12,10 @@ use crate::store::StoreError;
 
 /// In order: number N makes schema N of schema N - 1. Never edit one that was
 /// released; add another.
-const MIGRATIONS: &[&str] = &[include_str!(
-    "../../../migrations/0001_sessions_machines_keys.sql"
-)];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/0001_sessions_machines_keys.sql"),
+    include_str!("../../../migrations/0002_shares.sql"),
+];
 
 /// How long another program may hold the file's lock before we give up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);

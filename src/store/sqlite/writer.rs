@@ -275,6 +275,19 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
                 Json(key)
             ],
         ),
+        Change::Share(share) => run(
+            connection,
+            "INSERT INTO shares (id, owner, session_id, created_at, body)
+             VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+            params![
+                share.id.0.as_bytes(),
+                owner_column(&share.owner),
+                share.session.0.as_bytes(),
+                share.created_at.0,
+                Json(share)
+            ],
+        ),
         // In bites, by who calls.
         Change::ForgetEndedBefore(_) => Ok(()),
     }

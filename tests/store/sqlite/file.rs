@@ -48,7 +48,7 @@ async fn a_store_of_a_newer_version_is_refused_and_left_as_it_is() {
     let before = std::fs::read(home.file()).unwrap();
 
     let expected = format!(
-        "{} was written by a newer version of dwell (schema 7, this one knows 1); upgrade dwell",
+        "{} was written by a newer version of dwell (schema 7, this one knows 2); upgrade dwell",
         home.file().display()
     );
     assert_eq!(refusal(&home.file()), expected);

@@ -7,12 +7,14 @@ impl World {
         }
         let wait = self.random.u64(10..40_000) / self.haste;
         self.at(wait, Event::Client);
-        match self.random.u8(0..20) {
+        match self.random.u8(0..22) {
             0..=9 => self.client_creates(),
             10..=12 => self.client_cancels(),
             13..=15 => self.client_extends(),
             16 | 17 => self.client_changes_machine(),
             18 => self.client_deletes_machine(),
+            19 => self.client_shares(),
+            20 => self.client_revokes_or_visits(),
             _ => self.client_makes_key(),
         }
     }
@@ -189,6 +191,52 @@ impl World {
             if by != principal && !by.admin {
                 self.broken = Some(format!("{by:?} made a key for {principal:?}"));
             }
+        }
+    }
+
+    fn client_shares(&mut self) {
+        let Some((session, _)) = self.some_session() else {
+            return;
+        };
+        let principal = self.principal();
+        let id = ShareId(self.new_id());
+        let good_for = self.random.bool().then_some(Millis(60_000));
+        let new = NewShare {
+            id,
+            principal: principal.clone(),
+            session,
+            name: "s".into(),
+            hash: KeyHash([0; 32]),
+            scope: Scope::View,
+            good_for,
+            default_access: Access::Private,
+        };
+        let answer = self.serve(|plane, now| plane.create_share(new, now));
+        if self.said(&format!("share {}", short(session)), &answer) {
+            self.acknowledged_shares.insert((session, id), false);
+            self.ensure_own(session, &principal.owner());
+        }
+    }
+
+    fn client_revokes_or_visits(&mut self) {
+        let shares: Vec<_> = self.store.open_shares().cloned().collect();
+        let Some(share) = self.pick(&shares).cloned() else {
+            return;
+        };
+        let (session, id) = (share.session, share.id);
+        if self.random.bool() {
+            let visit = Visit {
+                from: Ipv4Addr::LOCALHOST.into(),
+                at: self.moment().wall,
+            };
+            self.serve(|plane, _| plane.share_visited(session, id, visit));
+            return;
+        }
+        let principal = self.principal();
+        let answer = self.serve(|plane, now| plane.revoke_share(&principal, session, id, now));
+        if self.said(&format!("revoke a link to {}", short(session)), &answer) {
+            self.acknowledged_shares.insert((session, id), true);
+            self.ensure_own(session, &principal.owner());
         }
     }
 

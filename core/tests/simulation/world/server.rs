@@ -16,6 +16,7 @@ impl World {
             sessions: self.store.open().cloned().collect(),
             machines: self.store.machines.values().cloned().collect(),
             keys: self.store.keys.values().cloned().collect(),
+            shares: self.store.open_shares().cloned().collect(),
             gpu_free_since: self
                 .last_events
                 .iter()
@@ -231,6 +232,10 @@ impl World {
             }
             Change::Key(key) => {
                 self.store.keys.insert(key.id, key);
+            }
+            Change::Share(share) => {
+                self.check(invariants::check_share(self, &share));
+                self.store.shares.insert((share.session, share.id), *share);
             }
             Change::ForgetEndedBefore(_) => {}
         }

@@ -1,0 +1,168 @@
+//! Who may pass a private session's door.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dwell_core::id::{KeyId, SessionId, ShareId};
+use dwell_core::owner::Owner;
+use dwell_core::share::{Scope, Visit};
+use dwell_core::time::{Millis, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::clock;
+use crate::keys::{KEY_PREFIX, KeyError, KeyRing, hash, hex, random};
+use crate::seals::{Grant, Nonce, PASS, Seals, TICKET, TOKEN};
+use crate::shares::ShareRing;
+
+/// For how long a ticket is good: a redirect is followed at once.
+const TICKET_GOOD_FOR: Millis = Millis(60_000);
+/// Visits that may wait to be put on record. Who comes is not held up by a slow store.
+const VISITS_MAX: usize = 1_024;
+/// What a share link's secret begins with.
+const SHARE_PREFIX: &str = "dwell_share_";
+
+/// A visit by a share link, for the record.
+pub type ShareVisit = (SessionId, ShareId, Visit);
+
+/// Who was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// By what.
+    pub grant: Grant,
+    /// To do what.
+    pub scope: Scope,
+}
+
+/// The door's rules, and all that they are kept by. Clones are handles to the same ones.
+#[derive(Clone)]
+pub struct Admission {
+    /// Keys, as they are on record.
+    pub keys: KeyRing,
+    /// Share links of open sessions, as they are on record.
+    pub shares: ShareRing,
+    seals: Seals,
+    /// Tickets that were used, until they would be good no more.
+    used: Arc<Mutex<HashMap<Nonce, Timestamp>>>,
+    visits: mpsc::Sender<ShareVisit>,
+}
+
+impl Admission {
+    /// Rules that know again what was sealed with `server_secret`, and the visits that they
+    /// see.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new(
+        server_secret: [u8; 32],
+    ) -> Result<(Self, mpsc::Receiver<ShareVisit>), getrandom::Error> {
+        let (visits, seen) = mpsc::channel(VISITS_MAX);
+        let admission = Self {
+            keys: KeyRing::default(),
+            shares: ShareRing::default(),
+            seals: Seals::new(server_secret)?,
+            used: Arc::default(),
+            visits,
+        };
+        Ok((admission, seen))
+    }
+
+    /// A new share link's secret.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new_share_secret() -> Result<String, getrandom::Error> {
+        Ok(format!("{SHARE_PREFIX}{}", hex(&random::<32>()?)))
+    }
+
+    /// The session's own token, for programs. It is the same as long as the session is.
+    #[must_use]
+    pub fn token(&self, session: SessionId) -> String {
+        self.seals.token(session)
+    }
+
+    /// What a browser keeps to pass again.
+    #[must_use]
+    pub fn pass(&self, session: SessionId, grant: Grant) -> String {
+        self.seals.pass(session, grant)
+    }
+
+    /// A way in for who has `key`, good once and for a minute, and when it ends.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn ticket(
+        &self,
+        session: SessionId,
+        key: KeyId,
+    ) -> Result<(String, Timestamp), getrandom::Error> {
+        let expires_at = clock::wall().plus(TICKET_GOOD_FOR);
+        let ticket = self.seals.ticket(session, Grant::Key(key), expires_at)?;
+        Ok((ticket, expires_at))
+    }
+
+    /// May who presents this secret, from this address, pass to `owner`'s `session`?
+    ///
+    /// # Errors
+    /// When not.
+    pub fn check(
+        &self,
+        secret: &str,
+        session: SessionId,
+        owner: &Owner,
+        from: IpAddr,
+    ) -> Result<Admitted, KeyError> {
+        let now = clock::wall();
+        let grant = self.grant(secret, session, now)?;
+        let scope = match grant {
+            Grant::Session => Scope::Use,
+            Grant::Share(id) => self.shares.scope(id, session, now)?,
+            Grant::Key(id) if self.keys.principal(id)?.owner() == *owner => Scope::Use,
+            // That it is good elsewhere is nobody's business here.
+            Grant::Key(_) => return Err(KeyError::Unknown),
+        };
+        if let Grant::Share(id) = grant {
+            let visit = Visit { from, at: now };
+            if self.shares.is_new_visit(id, visit) {
+                tracing::info!(%session, share = %id, %from, "a visit by a share link");
+                if self.visits.try_send((session, id, visit)).is_err() {
+                    tracing::warn!(share = %id, "a visit was not put on record");
+                }
+            }
+        }
+        Ok(Admitted { grant, scope })
+    }
+
+    fn grant(&self, secret: &str, session: SessionId, now: Timestamp) -> Result<Grant, KeyError> {
+        let grant = if secret.starts_with(PASS) {
+            self.seals.open_pass(session, secret)
+        } else if secret.starts_with(TICKET) {
+            let ticket = self.seals.open_ticket(session, secret);
+            let ticket = ticket.filter(|ticket| now < ticket.expires_at);
+            ticket
+                .filter(|ticket| self.is_first_use(ticket.nonce, ticket.expires_at, now))
+                .map(|ticket| ticket.grant)
+        } else if secret.starts_with(TOKEN) {
+            let is_token = self.seals.is_token(session, secret);
+            is_token.then_some(Grant::Session)
+        } else if secret.starts_with(SHARE_PREFIX) {
+            self.shares.find(hash(secret)).map(Grant::Share)
+        } else {
+            return Ok(Grant::Key(self.keys.check(secret)?.0));
+        };
+        grant.ok_or(KeyError::Unknown)
+    }
+
+    fn is_first_use(&self, nonce: Nonce, expires_at: Timestamp, now: Timestamp) -> bool {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|_, expires_at| now < *expires_at);
+        used.insert(nonce, expires_at).is_none()
+    }
+
+    /// Is this a secret of ours, or does it look like one? It may have been one.
+    #[must_use]
+    pub fn is_ours(&self, secret: &[u8]) -> bool {
+        let is_known = |key: &str| self.keys.check(key).err() != Some(KeyError::Unknown);
+        secret.starts_with(KEY_PREFIX.as_bytes()) || std::str::from_utf8(secret).is_ok_and(is_known)
+    }
+}
