@@ -6,5 +6,6 @@ mod machines;
 mod misfits;
 mod platform;
 mod sessions;
+mod shares;
 mod wire;
 mod world;
