@@ -13,6 +13,7 @@ mod resolve;
 mod run;
 mod serve;
 mod sessions;
+mod share;
 mod usage;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ enum Command {
     Extend(sessions::ExtendArgs),
     Snapshot(sessions::SnapshotArgs),
     Stop(sessions::StopArgs),
+    Share(share::ShareArgs),
     Usage(usage::UsageArgs),
     Machines(machines::MachinesArgs),
     Keys(keys::KeysArgs),
@@ -108,6 +110,7 @@ async fn obey(command: Command) -> Result<(), Failure> {
         Command::Extend(args) => sessions::extend(args).await,
         Command::Snapshot(args) => sessions::snapshot(args).await,
         Command::Stop(args) => sessions::stop(args).await,
+        Command::Share(args) => share::share(args).await,
         Command::Usage(args) => usage::usage(args).await,
         Command::Machines(args) => machines::machines(args).await,
         Command::Keys(args) => keys::keys(args).await,

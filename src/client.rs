@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use find::Found;
 use logs::LogStream;
 use wire::{
-    Created, Document, KeyCreated, KeyRow, MachineRow, MachineSpec, NewKey, NewSession, Session,
-    Usage, VersionRow,
+    Created, Document, KeyCreated, KeyRow, MachineRow, MachineSpec, NewKey, NewSession, NewShare,
+    Session, SessionToken, ShareCreated, ShareRow, Usage, VersionRow,
 };
 
 type Http = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -309,6 +309,47 @@ impl Client {
         let path = format!("/platform/api-keys/{}", encode(id));
         let answer = self.ask::<Document>(Method::DELETE, &path, None).await?;
         Ok(answer.json)
+    }
+
+    /// A session's share links, newest first.
+    ///
+    /// # Errors
+    /// As the API refuses it.
+    pub async fn shares(&self, session: &str) -> Result<Answer<Vec<ShareRow>>, ClientError> {
+        let path = format!("/session/{}/shares", encode(session));
+        self.get(&path).await
+    }
+
+    /// A new share link.
+    ///
+    /// # Errors
+    /// As the API refuses it.
+    pub async fn create_share(
+        &self,
+        session: &str,
+        new: &NewShare,
+    ) -> Result<Answer<ShareCreated>, ClientError> {
+        let path = format!("/session/{}/shares", encode(session));
+        self.post(&path, new).await
+    }
+
+    /// A share link is to be good no more.
+    ///
+    /// # Errors
+    /// As the API refuses it.
+    pub async fn revoke_share(&self, session: &str, id: &str) -> Result<String, ClientError> {
+        let path = format!("/session/{}/shares/{}", encode(session), encode(id));
+        let answer = self.ask::<Document>(Method::DELETE, &path, None).await?;
+        Ok(answer.json)
+    }
+
+    /// The session's own token.
+    ///
+    /// # Errors
+    /// As the API refuses it.
+    pub async fn token(&self, session: &str) -> Result<Answer<SessionToken>, ClientError> {
+        let path = format!("/session/{}/token", encode(session));
+        self.get(&path).await
     }
 
     /// GPU time and cost by GPU type, from one moment until another.

@@ -14,14 +14,16 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
+use dwell::admission::Admission;
 use dwell::api::{Api, router};
 use dwell::clock;
 use dwell::data_dir::DataDir;
 use dwell::driver::{Driver, Effects, Running};
 use dwell::gate::Gate;
 use dwell::gateway::Gateway;
-use dwell::keys::{self, KeyRing};
+use dwell::keys;
 use dwell::launcher::Launcher;
+use dwell::session_urls::{Scheme, SessionUrls};
 use dwell::store::Store;
 use dwell::store::sqlite::Sqlite;
 use dwell::tunnel::Switchboard;
@@ -134,14 +136,14 @@ impl World {
             // Port 0 is any free one.
             ports: PortPool::new(0..=0, 0),
         };
-        let key_ring = KeyRing::default();
+        let (admission, _) = Admission::new([7; 32]).expect("there is randomness");
         let agents = Agents::default();
-        let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), key_ring.clone());
+        let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admission.clone());
         let effects = Effects::new(
             Arc::new(agents.clone()),
             gateway.clone(),
             Switchboard::default(),
-            key_ring.clone(),
+            admission.clone(),
             Access::Link,
         );
         let (limits, inventory, prices) = (
@@ -159,9 +161,9 @@ impl World {
             store,
             gate: Gate::default(),
             gateway,
-            keys: key_ring,
+            admission,
             data_dir,
-            session_host: "gpu.test".into(),
+            urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080),
             default_access: Access::Link,
             limits,
             inventory,

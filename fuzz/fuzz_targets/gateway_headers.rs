@@ -10,12 +10,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 
+use dwell::admission::Admission;
 use dwell::gateway::framing::{Framing, Kind};
 use dwell::gateway::head::{Lines, RequestHead, ResponseHead, storage};
 use dwell::gateway::headers::{self, Target, Terms, Way};
 use dwell::gateway::{cors, credentials};
-use dwell::keys::{self, KeyError, KeyRing};
-use dwell_core::id::KeyId;
+use dwell::keys::{self, KeyError};
+use dwell::session_urls::{Address, Scheme};
+use dwell_core::id::{KeyId, SessionId};
 use dwell_core::key::Key;
 use dwell_core::owner::{Principal, UserId};
 use dwell_core::time::Timestamp;
@@ -58,9 +60,9 @@ const OURS: [&str; 18] = [
     "vary",
 ];
 
-static KEYS: LazyLock<KeyRing> = LazyLock::new(|| {
-    let ring = KeyRing::default();
-    ring.publish(Key {
+static ADMISSION: LazyLock<Admission> = LazyLock::new(|| {
+    let (admission, _) = Admission::new([7; 32]).expect("there is randomness");
+    admission.keys.publish(Key {
         id: KeyId(Uuid::nil()),
         name: "fuzz".into(),
         hash: keys::hash(SECRET),
@@ -68,7 +70,7 @@ static KEYS: LazyLock<KeyRing> = LazyLock::new(|| {
         created_at: Timestamp(0),
         revoked_at: None,
     });
-    ring
+    admission
 });
 
 fn ada() -> Principal {
@@ -170,7 +172,7 @@ fn to_app(visitor: &RequestHead<'_>) {
         scheme: "http",
     };
     let mut written = Vec::new();
-    headers::for_app(visitor, target, &KEYS, way, &body, &mut written);
+    headers::for_app(visitor, target, &ADMISSION, way, &body, &mut written);
     let (first, app) = read(&written);
     let mut again = storage();
     let again = RequestHead::parse(&written, &mut again).expect("an app can read it");
@@ -258,7 +260,14 @@ fn no_key_of_ours_goes_on(app: &HeaderMap, lines: Lines<'_>, query: Option<&str>
         });
         assert!(!names_ours, "a key in a query goes on");
     }
-    let opens = credentials::admit(&KEYS, &ada().owner(), PORT, query, lines);
+    let at = credentials::At {
+        session: SessionId(Uuid::nil()),
+        owner: &ada().owner(),
+        address: &Address::Port(PORT),
+        scheme: Scheme::Http,
+        from: FROM,
+    };
+    let opens = credentials::admit(&ADMISSION, at, query, lines);
     assert!(
         matches!(opens, Err(KeyError::Missing | KeyError::Unknown)),
         "what the app is told opens a private session"
@@ -494,7 +503,7 @@ fn is_our_cookie(pair: &[u8]) -> bool {
         .next()
         .unwrap_or(pair)
         .trim_ascii();
-    name == b"__session" || name.starts_with(b"__dwell_")
+    name == b"__session" || name.starts_with(b"__dwell") || name.starts_with(b"__Host-dwell")
 }
 
 fn percent_decoded(text: &[u8]) -> Vec<u8> {

@@ -86,6 +86,20 @@ pub async fn key(client: &Client, text: &str) -> Result<String, Failure> {
     })
 }
 
+/// The id of the session's share link that begins with `text`.
+pub async fn share(client: &Client, session: &str, text: &str) -> Result<String, Failure> {
+    if text.len() == ID_CHARS {
+        return Ok(text.to_owned());
+    }
+    let links = client.shares(session).await?.value;
+    only(links.into_iter().map(|link| link.id), text).map_err(|count| {
+        Failure::new(match count {
+            0 => format!("no link's id begins with {text}; `dwell share ls` shows those there are"),
+            many => format!("the ids of {many} links begin with {text}; give more of it"),
+        })
+    })
+}
+
 /// The only one of `ids` that begins with `text`, or how many do.
 fn only(ids: impl Iterator<Item = String>, text: &str) -> Result<String, usize> {
     let begins = |id: &String| !text.is_empty() && id.starts_with(&text.to_lowercase());

@@ -191,6 +191,64 @@ pub struct KeyRow {
     pub created_at: Option<Timestamp>,
 }
 
+/// A request for a share link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NewShare {
+    /// What it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `view`, or `use` when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<&'static str>,
+    /// For how many minutes it is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<u32>,
+}
+
+/// A share link that was made; the only time that it is shown.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ShareCreated {
+    /// The link; none while the session has no URL.
+    pub url: Option<String>,
+    /// Its secret.
+    pub token: String,
+}
+
+/// A share link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in the API")]
+pub struct ShareRow {
+    pub id: String,
+    pub name: String,
+    pub scope: String,
+    pub created_by: String,
+    pub good: bool,
+    #[serde(deserialize_with = "moment")]
+    pub expires_at: Option<Timestamp>,
+    #[serde(deserialize_with = "moment")]
+    pub revoked_at: Option<Timestamp>,
+    pub visits: u32,
+    pub recent_visits: Vec<ShareVisit>,
+}
+
+/// A visit by a share link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in the API")]
+pub struct ShareVisit {
+    pub from: String,
+    #[serde(deserialize_with = "moment")]
+    pub at: Option<Timestamp>,
+}
+
+/// What opens a session to a program.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SessionToken {
+    /// The secret.
+    pub token: String,
+}
+
 /// What was used.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]

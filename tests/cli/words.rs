@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use super::{Home, said};
 
-const COMMANDS: [&[&str]; 21] = [
+const COMMANDS: [&[&str]; 25] = [
     &["serve"],
     &["run"],
     &["up"],
@@ -24,6 +24,10 @@ const COMMANDS: [&[&str]; 21] = [
     &["keys", "create"],
     &["keys", "ls"],
     &["keys", "revoke"],
+    &["share", "create"],
+    &["share", "ls"],
+    &["share", "revoke"],
+    &["share", "token"],
     &["doctor"],
     &["completions"],
 ];

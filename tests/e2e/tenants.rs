@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::harness::{Api, ROOMY, Server, app};
+use super::harness::{Api, PATIENCE, ROOMY, Server, app};
 
 async fn key(server: &Server, body: Value) -> Api {
     let answer = server.api.post("/platform/api-keys", body).await;
@@ -196,4 +196,45 @@ async fn a_private_session_opens_to_its_owners_keys_alone() {
     assert_eq!(ada.get(&url).await.text, "hello");
     assert_eq!(bob.get(&url).await.status, 401);
     ada.stop(&id).await;
+}
+
+#[tokio::test]
+async fn a_share_link_is_good_through_a_crash_and_who_came_by_it_is_on_record() {
+    let mut server = Server::start(ROOMY);
+    let id = server
+        .api
+        .create_with(json!({"command": app("serve.py"), "access": "private"}))
+        .await;
+    server.api.running(&id).await;
+    let shares = format!("/session/{id}/shares");
+    let made = server.api.post(&shares, json!({"name": "for bob"})).await;
+    let link = made.json()["url"].as_str().unwrap().to_owned();
+    let nobody = Api::new(&server.api.url, "");
+    assert_eq!(nobody.get(&link).await.text, "hello");
+    let visits = async |server: &Server| {
+        let listed = server.api.get(&shares).await.json();
+        listed[0]["visits"].as_u64().unwrap()
+    };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while visits(&server).await == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "nobody came");
+    }
+
+    server.kill();
+    server.restart();
+    server.api.running(&id).await;
+    assert_eq!(visits(&server).await, 1);
+    assert_eq!(nobody.get(&link).await.text, "hello");
+    let listed = server.api.get(&shares).await.json();
+    assert_eq!(listed[0]["recent_visits"][0]["from"], "127.0.0.1");
+    let share = listed[0]["id"].as_str().unwrap();
+    let revoked = server.api.delete(&format!("{shares}/{share}")).await;
+    assert_eq!(revoked.status, 200);
+    assert_eq!(nobody.get(&link).await.status, 401);
+    server.kill();
+    server.restart();
+    server.api.running(&id).await;
+    assert_eq!(nobody.get(&link).await.status, 401);
+    server.api.stop(&id).await;
+    assert_eq!(server.api.get(&shares).await.json()[0]["good"], false);
 }
