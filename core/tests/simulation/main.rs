@@ -178,6 +178,9 @@ fn the_schedules_reach_what_they_are_for() {
         "extended to",
         "refused: Machine not found",
         "maximum number of concurrent sessions",
+        "maximum number of share links",
+        "revoke a link to ",
+        "refused: Share link not found",
     ] {
         assert!(all.contains(event), "it never came about: {event}");
     }

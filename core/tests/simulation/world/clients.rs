@@ -199,6 +199,12 @@ impl World {
             return;
         };
         let principal = self.principal();
+        for _ in 0..self.random.u8(1..4) {
+            self.client_makes_link(session, &principal);
+        }
+    }
+
+    fn client_makes_link(&mut self, session: SessionId, principal: &Principal) {
         let id = ShareId(self.new_id());
         let good_for = self.random.bool().then_some(Millis(60_000));
         let new = NewShare {
