@@ -284,7 +284,7 @@ impl Gateway {
         listener.set_nonblocking(true)?;
         let reception = Reception::of_all(
             Arc::clone(&shared.names),
-            desk,
+            desk.beside(Arc::clone(&shared.names)),
             &shared.settings,
             shared.gives_way.subscribe(),
             Arc::clone(&workers),

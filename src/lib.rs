@@ -21,6 +21,7 @@ pub mod gpus;
 pub mod keep_alive;
 pub mod keys;
 pub mod launcher;
+pub mod read_ahead;
 pub mod seals;
 pub mod server;
 pub mod session_log;

@@ -1,5 +1,5 @@
-//! The gateway, side by side with what else could stand in its place, all before the
-//! same upstream.
+//! The gateway, and the tunnel, side by side with what else could stand in their place,
+//! all before the same upstream.
 //!
 //! Peers take turns at every figure, round after round, so that all meet the same
 //! machine. Whatever answers wrong ends the run: refusing is fast.
@@ -7,6 +7,7 @@
 mod client;
 mod crowd;
 mod install;
+mod newcomers;
 mod peer;
 mod processes;
 mod program;
@@ -14,6 +15,7 @@ mod rate;
 mod requests;
 mod table;
 mod transfer;
+mod tunnel;
 mod websockets;
 
 use std::path::Path;
@@ -21,6 +23,7 @@ use std::path::Path;
 use crate::{Figure, Result};
 use peer::{PEERS, Peer};
 use table::Table;
+pub use tunnel::tunnel;
 
 const ROUNDS: usize = 7;
 
@@ -47,16 +50,25 @@ pub fn gateway(dwell: &Path) -> Result<Vec<Figure>> {
     for start in PEERS {
         peers.extend(start(dwell)?);
     }
-    let mut table = Table::new(peers.iter().map(|peer| peer.name).collect());
+    let mut table = table_of(&peers, &[("dwell", "nginx")]);
     // Before they have memory left from anything else.
     let idle = of_all(&peers, websockets::idle)?;
-    for _ in 0..ROUNDS {
-        for measure in MEASURES {
-            table.add(of_all(&peers, measure)?);
-        }
-    }
+    rounds(&peers, &MEASURES, &mut table)?;
     table.add(idle);
     Ok(table.figures())
+}
+
+fn table_of(peers: &[Peer], ratios: &'static [(&str, &str)]) -> Table {
+    Table::new(peers.iter().map(|peer| peer.name).collect(), ratios)
+}
+
+fn rounds(peers: &[Peer], measures: &[Measure], table: &mut Table) -> Result<()> {
+    for _ in 0..ROUNDS {
+        for measure in measures {
+            table.add(of_all(peers, *measure)?);
+        }
+    }
+    Ok(())
 }
 
 /// One turn of each.

@@ -1,6 +1,6 @@
 //! The figures of the README, measured on this machine. `make bench`.
 //!
-//! usage: dwell-bench DWELL [one|crowd|throughput|memory|restart|deadlines|gateway]…
+//! usage: dwell-bench DWELL [one|crowd|throughput|memory|restart|deadlines|gateway|tunnel]…
 //!
 //! Clients, server and apps share the machine's cores.
 
@@ -34,7 +34,7 @@ struct Figure {
 
 type Measure = fn(&Path) -> Result<Vec<Figure>>;
 
-const MEASURES: [(&str, Measure); 7] = [
+const MEASURES: [(&str, Measure); 8] = [
     ("one", start::one),
     ("crowd", start::crowd),
     ("throughput", throughput::throughput),
@@ -42,6 +42,7 @@ const MEASURES: [(&str, Measure); 7] = [
     ("restart", restart::restart),
     ("deadlines", deadlines::deadlines),
     ("gateway", gateway::gateway),
+    ("tunnel", gateway::tunnel),
 ];
 
 fn main() -> Result<()> {

@@ -40,9 +40,20 @@ pub fn data_dir(dwell: &Path) -> Result<TempDir> {
 impl Server {
     /// With so many slots for sessions.
     pub fn start(dwell: &Path, dir: TempDir, slots: u32) -> Result<Self> {
-        let config = format!("{LIMITS}[gpus]\nCPU = {slots}\n");
+        Self::start_at("127.0.0.1:0", dwell, dir, slots, "")
+    }
+
+    /// The same, listening there, and with more tables in its configuration.
+    pub fn start_at(
+        listen: &str,
+        dwell: &Path,
+        dir: TempDir,
+        slots: u32,
+        more: &str,
+    ) -> Result<Self> {
+        let config = format!("{LIMITS}[gpus]\nCPU = {slots}\n{more}");
         std::fs::write(config_file(dir.path()), config)?;
-        let mut child = launch(dwell, dir.path(), "127.0.0.1:0", Stdio::piped())?;
+        let mut child = launch(dwell, dir.path(), listen, Stdio::piped())?;
         let stderr = child.stderr.take().ok_or("it has no standard error")?;
         let mut lines = BufReader::new(stderr).lines();
         let address = loop {
@@ -172,11 +183,11 @@ impl Session {
     pub fn create_with(api: &mut Connection, command: &[String], mut body: Value) -> Result<Self> {
         body["wait_for_server"] = json!(true);
         let created = create(api, command, body)?;
+        let url = text(&created, "url")?;
+        let (_, address) = url.split_once("://").ok_or("the URL has no scheme")?;
         Ok(Self {
             id: text(&created, "session_id")?,
-            address: text(&created, "url")?
-                .trim_start_matches("http://")
-                .to_owned(),
+            address: address.trim_end_matches('/').to_owned(),
         })
     }
 

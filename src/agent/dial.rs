@@ -23,13 +23,14 @@ use tokio_util::either::Either;
 use super::spec::{AgentSpec, ServerAt};
 use crate::data_dir::ServerFile;
 use crate::keep_alive::{CHANNEL, expect_answers};
+use crate::read_ahead::ReadAhead;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// A connection to the server.
-pub(super) type Link = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+pub(super) type Link = Either<TcpStream, Box<TlsStream<ReadAhead<TcpStream>>>>;
 
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +133,7 @@ impl Dialer {
         }
         let name = ServerName::try_from(host.to_owned()).map_err(unreachable)?;
         let connector = self.connector()?;
-        let shaken = connector.connect(name, stream).await;
+        let shaken = connector.connect(name, ReadAhead::new(stream)).await;
         shaken
             .map(|stream| Either::Right(Box::new(stream)))
             .map_err(|error| {

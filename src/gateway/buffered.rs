@@ -13,6 +13,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::connection::Visitor;
 use super::traffic::Meter;
+use crate::read_ahead::ReadAhead;
 use crate::session_urls::Scheme;
 
 /// What is read at once, in bytes. A head must fit.
@@ -174,7 +175,7 @@ pub(super) enum Stream {
     /// As it is.
     Plain(TcpStream),
     /// Encrypted.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
     /// A stream of HTTP/2, led through this process in HTTP/1.1.
     Led(DuplexStream),
 }
@@ -192,7 +193,7 @@ impl Stream {
     pub(super) fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(stream) => Some(stream),
-            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tls(stream) => Some(stream.get_ref().0.get_ref()),
             Self::Led(_) => None,
         }
     }

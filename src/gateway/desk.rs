@@ -57,6 +57,16 @@ impl Desk {
         }
     }
 
+    /// The same one, refusing requests for any of the `names`: a connection is led by its
+    /// first request.
+    pub(super) fn beside(self, names: Arc<Names>) -> Self {
+        // Once for all connections: it goes through every route.
+        let app = self
+            .app
+            .layer(from_fn_with_state(names, refuse_misdirected));
+        Self { app, ..self }
+    }
+
     /// Close the connections that are idle, and the others once they are. Returns when
     /// none is left.
     pub async fn finish(&self) {
@@ -74,10 +84,9 @@ impl Desk {
         }
     }
 
-    /// Serve a visitor, whose requests are for none of the `names`.
-    pub(super) fn serve(&self, visitor: Visitor, names: Arc<Names>, place: Place) {
+    /// Serve a visitor who does not come for a session.
+    pub(super) fn serve(&self, visitor: Visitor, place: Place) {
         let app = self.app.clone();
-        let app = app.layer(from_fn_with_state(names, refuse_misdirected));
         let told = self.told_to_finish();
         let io = TokioIo::new(Handed {
             said: Bytes::copy_from_slice(visitor.said.filled()),

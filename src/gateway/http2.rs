@@ -38,6 +38,7 @@ use super::head::{self, HEAD_BYTES_MAX, Lines, ResponseHead};
 use super::page::{self, Page};
 use super::places::Place;
 use super::reception::Reception;
+use crate::read_ahead::ReadAhead;
 use crate::session_urls::Scheme;
 
 /// Streams that one visitor may have open at once.
@@ -57,7 +58,7 @@ const KEEP: Duration = Duration::from_secs(180);
 /// Serve a visitor until it leaves, or has nothing more to ask for.
 pub(super) async fn serve(
     reception: Arc<Reception>,
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<ReadAhead<TcpStream>>,
     from: SocketAddr,
     _place: Place,
 ) {

@@ -192,11 +192,7 @@ impl Reception {
                 },
                 Named::Nobody => Page::nobody(),
                 Named::Other => {
-                    return desk.serve(
-                        speaker.into_visitor(from, scheme),
-                        Arc::clone(names),
-                        place,
-                    );
+                    return desk.serve(speaker.into_visitor(from, scheme), place);
                 }
             };
             return self.say(&mut speaker, page.respond(to_person)).await;

@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::read_ahead::ReadAhead;
+
 /// What a connection that is encrypted begins with: a handshake's record.
 const HANDSHAKE: u8 = 0x16;
 
@@ -43,7 +45,7 @@ impl std::fmt::Debug for Tls {
 /// How a visitor begins.
 pub(super) enum Greeted {
     /// Encrypted.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
     /// In the clear. Nothing has been read.
     Plain(TcpStream),
 }
@@ -101,7 +103,7 @@ impl Tls {
             if first != [HANDSHAKE] {
                 return Some(Greeted::Plain(stream));
             }
-            let shaken = self.acceptor.accept(stream).await;
+            let shaken = self.acceptor.accept(ReadAhead::new(stream)).await;
             shaken.ok().map(|stream| Greeted::Tls(Box::new(stream)))
         };
         tokio::time::timeout(limit, greet).await.ok()?

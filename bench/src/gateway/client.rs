@@ -11,6 +11,9 @@ use crate::payload::{BODY, KIB};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The example of RFC 6455.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 pub struct Client {
     pub stream: TcpStream,
@@ -23,6 +26,8 @@ pub struct Client {
 enum Expected {
     /// 200 and the first KiB of a body.
     Kib,
+    /// That a WebSocket is open.
+    WebSocket,
     /// These bytes and no others.
     Echo(Vec<u8>),
 }
@@ -38,26 +43,28 @@ impl Client {
         })
     }
 
+    /// One that opens a WebSocket.
+    pub fn handshake(address: &str) -> Result<Self> {
+        Ok(Self {
+            stream: connect(address)?,
+            request: format!(
+                "GET /ws HTTP/1.1\r\nhost: {address}\r\nconnection: Upgrade\r\n\
+                 upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                 sec-websocket-key: {KEY}\r\n\r\n"
+            )
+            .into(),
+            expected: Expected::WebSocket,
+            received: Vec::new(),
+        })
+    }
+
     /// One that says 1 KiB of its own and hears it again, on a WebSocket.
     pub fn websocket(address: &str, number: usize) -> Result<Self> {
-        // The example of RFC 6455.
-        const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-        const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-        let mut stream = connect(address)?;
-        write!(
-            stream,
-            "GET /ws HTTP/1.1\r\nhost: {address}\r\nconnection: Upgrade\r\n\
-             upgrade: websocket\r\nsec-websocket-version: 13\r\n\
-             sec-websocket-key: {KEY}\r\n\r\n"
-        )?;
-        let head = read_head(&mut stream)?;
-        let mut headers = [EMPTY_HEADER; 32];
-        let mut response = Response::new(&mut headers);
-        response.parse(&head)?;
-        let accepted = header(&response, "sec-websocket-accept") == Some(ACCEPT);
-        if response.code != Some(101) || !accepted {
-            let head = String::from_utf8_lossy(&head);
-            return Err(format!("no WebSocket was opened: {head}").into());
+        let mut handshake = Self::handshake(address)?;
+        handshake.ask()?;
+        let mut stream = handshake.stream;
+        if !is_websocket(&read_head(&mut stream)?)? {
+            return Err("its head was not complete".into());
         }
         let message: Vec<u8> = BODY.iter().skip(number % KIB).take(KIB).copied().collect();
         Ok(Self {
@@ -97,6 +104,7 @@ impl Expected {
     /// Whether that is all of it; an error if it is something else.
     fn is(&self, received: &[u8]) -> Result<bool> {
         let (body, expected) = match self {
+            Self::WebSocket => return is_websocket(received),
             Self::Echo(expected) => (received, expected.as_slice()),
             Self::Kib => {
                 let Some(body) = body(received, KIB)? else {
@@ -113,6 +121,21 @@ impl Expected {
             false => Err("what came back is not what was sent".into()),
         }
     }
+}
+
+/// Whether that says that a WebSocket is open; an error if it says something else.
+fn is_websocket(received: &[u8]) -> Result<bool> {
+    let mut headers = [EMPTY_HEADER; 32];
+    let mut response = Response::new(&mut headers);
+    if response.parse(received)?.is_partial() {
+        return Ok(false);
+    }
+    let accepted = header(&response, "sec-websocket-accept") == Some(ACCEPT);
+    if response.code != Some(101) || !accepted {
+        let head = String::from_utf8_lossy(received);
+        return Err(format!("no WebSocket was opened: {head}").into());
+    }
+    Ok(true)
 }
 
 /// What came of the body of a response once its head is complete; an error unless the

@@ -30,9 +30,7 @@ impl Crowd {
     pub fn new(clients: Vec<Client>) -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         for (number, client) in (0..).zip(&clients) {
-            client.stream.set_nonblocking(true)?;
-            let data = EventData::new_u64(number);
-            epoll::add(&epoll, &client.stream, data, EventFlags::IN)?;
+            hear_of(&epoll, number, client)?;
         }
         Ok(Self {
             events: Vec::with_capacity(clients.len() + 1),
@@ -79,6 +77,34 @@ impl Crowd {
         Ok(())
     }
 
+    /// Another one comes as soon as one has its answer and is gone, for that long and
+    /// until all have theirs. How many answers there were.
+    pub fn come_and_go_for(
+        &mut self,
+        period: Duration,
+        another: impl Fn() -> Result<Client>,
+    ) -> Result<u64> {
+        let began = Instant::now();
+        (0..self.len()).try_for_each(|client| self.ask(client))?;
+        let (mut asked, mut answered) = (u64::try_from(self.len())?, 0);
+        let mut who = Vec::with_capacity(self.len());
+        while answered < asked {
+            self.answered(|client| who.push(client))?;
+            answered += u64::try_from(who.len())?;
+            for client in who.drain(..) {
+                let place = self.clients.get_mut(client).ok_or("no client")?;
+                // The one before it hangs up.
+                *place = another()?;
+                hear_of(&self.epoll, u64::try_from(client)?, place)?;
+                if began.elapsed() < period {
+                    asked += 1;
+                    place.ask()?;
+                }
+            }
+        }
+        Ok(answered)
+    }
+
     /// Every client asks again as soon as it has its answer, for that long and until
     /// all have theirs. How many answers there were.
     pub fn ask_for(&mut self, period: Duration) -> Result<u64> {
@@ -97,4 +123,11 @@ impl Crowd {
         }
         Ok(answered)
     }
+}
+
+/// Have a client's answers be waited for.
+fn hear_of(epoll: &OwnedFd, number: u64, client: &Client) -> Result<()> {
+    client.stream.set_nonblocking(true)?;
+    let data = EventData::new_u64(number);
+    Ok(epoll::add(epoll, &client.stream, data, EventFlags::IN)?)
 }

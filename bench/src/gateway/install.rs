@@ -58,6 +58,65 @@ pub fn from_npm(dir: &Path, name: &str, version: &str) -> Result<Option<PathBuf>
     Ok(installed)
 }
 
+/// A program of crates.io's, built in `dir`; `None`, and the reason said, if it cannot be
+/// had.
+pub fn from_crates(
+    dir: &Path,
+    name: &str,
+    version: &str,
+    options: &[&str],
+) -> Result<Option<PathBuf>> {
+    let program = dir.join("bin").join(name);
+    if program.exists() {
+        return Ok(Some(program));
+    }
+    eprintln!("installing {name}");
+    // Its lock file may be older than this compiler can build.
+    let install = Command::new(cargo())
+        .args(["install", "--quiet", name, "--version", version, "--root"])
+        .arg(dir)
+        .args(options)
+        .status()?;
+    let installed = program.exists().then_some(program);
+    if installed.is_none() {
+        eprintln!(
+            "{name} is left out: it could not be built ({install}); that takes pkg-config and \
+             libssl-dev"
+        );
+    }
+    Ok(installed)
+}
+
+/// The sources of a crate, put into `dir`; `None`, and the reason said, if they cannot be
+/// had.
+pub fn sources_from_crates(dir: &Path, name: &str, version: &str) -> Result<Option<PathBuf>> {
+    let sources = dir.join("vendor").join(name);
+    if sources.exists() {
+        return Ok(Some(sources));
+    }
+    std::fs::create_dir_all(dir.join("src"))?;
+    std::fs::write(dir.join("src/lib.rs"), "")?;
+    let manifest = format!(
+        "[package]\nname = \"sources\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+         [dependencies]\n{name} = \"={version}\"\n[workspace]\n"
+    );
+    std::fs::write(dir.join("Cargo.toml"), manifest)?;
+    let vendor = Command::new(cargo())
+        .args(["vendor", "--quiet"])
+        .current_dir(dir)
+        .stdout(Stdio::null())
+        .status()?;
+    let fetched = sources.exists().then_some(sources);
+    if fetched.is_none() {
+        eprintln!("what needs {name} is left out: it could not be fetched ({vendor})");
+    }
+    Ok(fetched)
+}
+
+fn cargo() -> PathBuf {
+    find("cargo").unwrap_or_else(|| "cargo".into())
+}
+
 fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ALSO_IN;
     std::env::split_paths(&path)

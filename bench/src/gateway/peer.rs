@@ -1,10 +1,12 @@
 //! One of those that are compared: a proxy before an upstream of its own.
 
+mod certificate;
 mod configurable_http_proxy;
 mod direct;
 mod dwell;
 mod haproxy;
 mod nginx;
+mod rathole;
 
 use std::any::Any;
 use std::path::Path;
@@ -27,6 +29,15 @@ pub const PEERS: [Start; 5] = [
     nginx::start,
     haproxy::start,
     configurable_http_proxy::start,
+];
+
+/// Those that reach an app on another host.
+pub const TUNNELS: [Start; 5] = [
+    direct::start,
+    dwell::start_tunnel,
+    rathole::start,
+    dwell::start_tunnel_with_tls,
+    rathole::start_with_tls,
 ];
 
 /// A peer that answers. All of it ends when this is dropped.

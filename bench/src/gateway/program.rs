@@ -27,6 +27,19 @@ impl Program {
     /// paths of its configuration and of a directory of its own, and wait until it
     /// answers at that address.
     pub fn start(program: &Path, arguments: &[&str], config: &str, address: &str) -> Result<Self> {
+        let mut started = Self::spawn(program, arguments, config)?;
+        let ask = || Connection::open(address, "")?.get("/");
+        while !ask().is_ok_and(|answer| answer.status == 200) {
+            if let Some(status) = started.child.try_wait()? {
+                return Err(format!("{} ended: {status}", program.display()).into());
+            }
+            std::thread::sleep(ASK_AGAIN_AFTER);
+        }
+        Ok(started)
+    }
+
+    /// The same, without waiting.
+    pub fn spawn(program: &Path, arguments: &[&str], config: &str) -> Result<Self> {
         let dir = TempDir::with_prefix("dwell-bench-")?;
         let file = dir.path().join("config");
         let directory = dir.path().display().to_string();
@@ -41,15 +54,7 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()?;
-        let mut started = Self { child, _dir: dir };
-        let ask = || Connection::open(address, "")?.get("/");
-        while !ask().is_ok_and(|answer| answer.status == 200) {
-            if let Some(status) = started.child.try_wait()? {
-                return Err(format!("{} ended: {status}", program.display()).into());
-            }
-            std::thread::sleep(ASK_AGAIN_AFTER);
-        }
-        Ok(started)
+        Ok(Self { child, _dir: dir })
     }
 
     pub fn pid(&self) -> u32 {

@@ -29,10 +29,19 @@ fn requests(peer: &Peer, connections: usize) -> Result<Vec<Reading>> {
 
 /// How many exchanges there are in a second, and what they cost.
 pub fn exchanges(peer: &Peer, mut crowd: Crowd, what: &str) -> Result<Vec<Reading>> {
+    counted(peer, what, |period| crowd.ask_for(period))
+}
+
+/// How many answers come in a second, and what they cost.
+pub fn counted(
+    peer: &Peer,
+    what: &str,
+    mut answers_in: impl FnMut(Duration) -> Result<u64>,
+) -> Result<Vec<Reading>> {
     const COUNTED: f64 = 100_000.0;
-    crowd.ask_for(WARM_UP)?;
+    answers_in(WARM_UP)?;
     let (before, began) = (peer.cpu()?, Instant::now());
-    let answers = crowd.ask_for(MEASURED)?;
+    let answers = answers_in(MEASURED)?;
     let took_s = began.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "not so many")]
     let answers = answers as f64;

@@ -6,6 +6,8 @@ use crate::statistics::quantile;
 
 pub struct Table {
     peers: Vec<&'static str>,
+    /// Whose medians are divided by whose, in columns of their own.
+    ratios: &'static [(&'static str, &'static str)],
     rows: Vec<Row>,
 }
 
@@ -16,9 +18,10 @@ struct Row {
 }
 
 impl Table {
-    pub fn new(peers: Vec<&'static str>) -> Self {
+    pub fn new(peers: Vec<&'static str>, ratios: &'static [(&'static str, &'static str)]) -> Self {
         Self {
             peers,
+            ratios,
             rows: Vec::new(),
         }
     }
@@ -45,28 +48,31 @@ impl Table {
         &mut self.rows[at]
     }
 
-    /// In Markdown, with how much of nginx's median Dwell's is in the last column.
+    /// In Markdown, the ratios last.
     pub fn figures(mut self) -> Vec<Figure> {
         let cells = |figure: &str, cells: Vec<String>| Figure {
             what: format!("| {figure}"),
             measured: format!("| {} |", cells.join(" | ")),
         };
         let mut head: Vec<_> = self.peers.iter().map(|peer| (*peer).to_owned()).collect();
-        head.push("dwell / nginx".to_owned());
+        let ratios = self.ratios.iter();
+        head.extend(ratios.map(|(one, other)| format!("{one} / {other}")));
         let line = head.iter().map(|_| "---".to_owned()).collect();
         let mut figures = vec![cells("figure", head), cells("---", line)];
         for row in &mut self.rows {
             row.values
                 .iter_mut()
                 .for_each(|values| values.sort_by(f64::total_cmp));
-            let median = |name| {
+            let median = |name: &str| {
                 let peer = self.peers.iter().position(|peer| *peer == name)?;
                 let values = row.values.get(peer)?;
                 (!values.is_empty()).then(|| quantile(values, 0.5))
             };
-            let ratio = median("dwell").zip(median("nginx"));
             let mut all: Vec<_> = row.values.iter().map(|values| cell(values)).collect();
-            all.push(ratio.map_or_else(nothing, |(dwell, nginx)| format!("{:.2}", dwell / nginx)));
+            all.extend(self.ratios.iter().map(|(one, other)| {
+                let ratio = median(one).zip(median(other));
+                ratio.map_or_else(nothing, |(one, other)| format!("{:.2}", one / other))
+            }));
             figures.push(cells(&row.figure, all));
         }
         figures
