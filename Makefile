@@ -5,11 +5,14 @@ VENV := .venv
 CARGO ?= cargo
 MUTANTS := 27.1.0
 
+# Root of a namespace of one's own may mount a disk and lay a cable as well.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --mount --net)
+
 FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-e2e test-faults setup lint deny soak fuzz mutants bench
+.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults setup lint deny soak fuzz mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +20,7 @@ help: ## List the recipes
 run: ## A first session: a web server, its URL and the time left
 	$(CARGO) run --release -- run -- python3 -m http.server {port}
 
-test: lint test-unit test-simulation setup test-parts test-e2e test-faults fuzz ## Everything, cheap checks first; what CI runs
+test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-faults fuzz ## Everything, cheap checks first; what CI runs
 
 test-unit: ## Unit and property tests, in seconds once built
 	$(CARGO) test --workspace --lib
@@ -29,11 +32,13 @@ test-parts: setup ## The store, the gateway, the agent, the API's document, the 
 	$(CARGO) test --test store --test gateway --test agent --test openapi --test cli
 	tests/setup/unprivileged.sh
 
+test-tunnel: setup ## Sessions on other hosts: network namespaces, and networks that fail
+	tests/setup/network.sh
+	$(CARGO) test --test tunnel --no-run
+	$(AS_ROOT) $(CARGO) test --test tunnel
+
 test-e2e: setup ## Real binaries, real clients, real apps
 	$(CARGO) test --test e2e
-
-# Root of a namespace of one's own may mount a disk as well.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --mount)
 
 test-faults: ## Processes killed at every step and at random; disks that are full, broken, locked
 	$(CARGO) test --test faults --no-run
@@ -60,6 +65,7 @@ mutants: ## Which changes of leases, metering and sessions does no test notice?
 	  $(CARGO) install cargo-mutants --version $(MUTANTS) --locked
 	DWELL_SIMULATION_SCHEDULES=100 $(CARGO) mutants --package dwell-core --output target \
 	  --file core/src/lease.rs --file core/src/metering.rs --file core/src/session.rs
+
 fuzz: ## What comes from outside, with made-up input, FUZZ_SECONDS=15 a target
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version $(CARGO_FUZZ)
 	fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

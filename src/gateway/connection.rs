@@ -427,15 +427,26 @@ impl<O: Future<Output = ()>> Connection<O> {
     }
 
     /// Carry bytes both ways until both ends are done, or one is gone, or the session
-    /// is over.
+    /// is over. As long as both may speak, they may be silent; once one has said its last
+    /// word, the other may not.
     async fn relay(&mut self, app: Buffered) {
         let visitor = &mut self.visitor;
         let mut relay = Relay::new(app);
-        let carried = self
-            .patience
-            .wait(Limit::None, AtOver::Cut, |cx| relay.poll(cx, visitor));
-        // How it ended is between the two of them.
-        let _ = carried.await;
+        let both = self.patience.wait(Limit::None, AtOver::Cut, |cx| {
+            let carried = relay.poll(cx, visitor);
+            if relay.is_half_over() {
+                return Poll::Ready(Ok(()));
+            }
+            carried
+        });
+        if matches!(both.await, Ok(Ok(()))) {
+            let limit = Limit::Idle(self.limits.finish);
+            let other = self
+                .patience
+                .wait(limit, AtOver::Cut, |cx| relay.poll(cx, visitor));
+            // How it ended is between the two of them.
+            let _ = other.await;
+        }
     }
 
     /// Let a visitor that is still sending read its last answer.

@@ -33,6 +33,11 @@ impl Relay {
         }
     }
 
+    /// Has one end said all it has to say, and the other heard so?
+    pub(super) fn is_half_over(&self) -> bool {
+        self.to_app == Way::Ended || self.to_visitor == Way::Ended
+    }
+
     /// Carry on until both ends have said all they have to say.
     pub(super) fn poll(
         &mut self,

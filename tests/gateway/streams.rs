@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dwell::gateway::RouteStatus;
+use dwell::gateway::{RouteStatus, TimeLimits};
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -327,6 +327,33 @@ async fn any_protocol_may_take_over_and_bytes_sent_early_are_not_lost() {
         .await;
     assert!(got.starts_with("HTTP/1.1 101"), "{got}");
     assert!(got.ends_with("\r\n\r\nfirstearly"), "{got}");
+}
+
+#[tokio::test]
+async fn what_is_half_over_is_not_kept_for_who_says_nothing() {
+    let at = raw_app(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+            upgrade: own/1\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // It would hear more.
+        let _ = stream.read(&mut [0; 1]).await;
+    })
+    .await;
+    let limits = TimeLimits {
+        finish: Duration::from_millis(200),
+        ..TimeLimits::default()
+    };
+    let site = Site::with(route(1, running(at)), limits).await;
+    let mut visitor = site.connect().await;
+    let head = b"GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: own/1\r\n\r\n";
+    visitor.write_all(head).await.unwrap();
+    let mut answer = Vec::new();
+    soon(visitor.read_to_end(&mut answer)).await.unwrap();
+    // Nobody hears the visitor any more, who has not closed.
+    let refused = async { while visitor.write_all(b"x").await.is_ok() {} };
+    soon(refused).await;
 }
 
 #[tokio::test]

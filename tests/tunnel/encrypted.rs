@@ -116,11 +116,9 @@ async fn an_agent_speaks_to_no_server_that_it_does_not_know() {
     let file = |place: &Path, name| place.join(name).display().to_string();
     let trusted = file(&others, "certificate.pem");
     let config = way.config("https", &format!("server_certificate = \"{trusted}\"\n"));
-    let config = format!("{config}[limits]\nstart_minutes = 0.05\n").replacen(
-        "[limits]\nsessions_per_machine = 300\n",
-        "",
-        1,
-    );
+    let impatient = "[limits]\nstart_minutes = 0.05\nheartbeat_seconds = 0.5\n\
+         relaunch_after_seconds = 1\nlost_after_seconds = 4\n";
+    let config = config.replacen("[limits]\n", impatient, 1);
     let (certificate, key) = (file(&own, "certificate.pem"), file(&own, "key.pem"));
     let more = ["--tls-certificate", &certificate, "--tls-key", &key];
     let server = Server::spawn(&dir.path().join("data"), &config, "127.0.0.1:0", &more);

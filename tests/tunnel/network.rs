@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// A host of its own, as far as the network goes.
@@ -64,12 +65,19 @@ impl Subnet {
             let name = format!("dwell-test-subnet-{number}");
             let name = SocketAddr::from_abstract_name(name).unwrap();
             let claim = UnixListener::bind_addr(&name).ok()?;
-            Some(Self {
+            let subnet = Self {
                 number,
                 _claim: claim,
-            })
+            };
+            // One that another test had may go only with the last of its processes.
+            let is_free = !Path::new("/sys/class/net").join(subnet.device()).exists();
+            is_free.then_some(subnet)
         });
         claimed.expect("some are free")
+    }
+
+    fn device(&self) -> String {
+        format!("dwtest{}", self.number)
     }
 
     fn address(&self, last: u8) -> Ipv4Addr {
@@ -87,7 +95,7 @@ impl Subnet {
 
     /// A cable from here to `eth0` of `there`.
     pub fn connect(&self, there: &Namespace) {
-        self.lay(run, &format!("dwtest{}", self.number), there);
+        self.lay(run, &self.device(), there);
     }
 
     /// A cable from `eth1` of `here` to `eth0` of `there`.
@@ -107,6 +115,17 @@ impl Subnet {
         here(&["ip", "link", "set", device, "up"]);
         there.has(&["ip", "address", "add", &theirs, "dev", "eth0"]);
         there.has(&["ip", "link", "set", "eth0", "up"]);
+    }
+}
+
+impl Drop for Subnet {
+    fn drop(&mut self) {
+        // Its other end may have taken it along.
+        let device = self.device();
+        let taken_up = Command::new("ip")
+            .args(["link", "delete", &device])
+            .output();
+        drop(taken_up);
     }
 }
 

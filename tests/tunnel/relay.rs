@@ -1,10 +1,12 @@
 //! What stands between an agent and its server, and fails as networks do.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dwell::keep_alive::{CHANNEL, expect_answers};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -121,6 +123,8 @@ async fn lead(
     };
     for stream in [&agent, &server] {
         stream.set_nodelay(true).unwrap();
+        // As whatever stands in between does, it notices who is gone.
+        expect_answers(stream, CHANNEL).unwrap();
     }
     let mut begins = [0; 128];
     let length = agent.peek(&mut begins).await.unwrap_or_default();
@@ -136,7 +140,7 @@ async fn lead(
         let back = pass(from_server, to_agent, number, weather.clone());
         tokio::select! {
             _ = is_reset => false,
-            _ = async { tokio::join!(there, back) } => true,
+            _ = async { tokio::try_join!(there, back) } => true,
         }
     };
     if !passed {
@@ -152,12 +156,10 @@ async fn pass(
     mut to: impl AsyncWrite + Unpin,
     number: u64,
     mut weather: watch::Receiver<Weather>,
-) {
+) -> io::Result<()> {
     let mut bytes = vec![0; 16 * 1_024];
     loop {
-        let Ok(read) = from.read(&mut bytes).await else {
-            return;
-        };
+        let read = from.read(&mut bytes).await?;
         let Weather {
             delay,
             bytes_per_second,
@@ -172,14 +174,11 @@ async fn pass(
         }
         let passes = weather.wait_for(|weather| number >= weather.stalled_below);
         if passes.await.is_err() {
-            return;
+            return Ok(());
         }
-        let passed = match read {
-            0 => to.shutdown().await,
-            _ => to.write_all(&bytes[..read]).await,
-        };
-        if read == 0 || passed.is_err() {
-            return;
+        if read == 0 {
+            return to.shutdown().await;
         }
+        to.write_all(&bytes[..read]).await?;
     }
 }

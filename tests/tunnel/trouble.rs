@@ -113,6 +113,7 @@ async fn a_server_that_is_replaced_in_place_takes_the_tunnels_over() {
     is_echoed(&mut socket, "after").await;
     socket.close(None).await.unwrap();
     while socket.next().await.is_some() {}
+    drop(socket);
     assert!(old.wait().unwrap().success());
     far.visit(&url).await;
     far.api().stop(&id).await;
