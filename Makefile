@@ -29,7 +29,7 @@ test-simulation: ## The core through seeded faults
 	$(CARGO) test -p dwell-core --test simulation
 
 test-parts: setup ## The store, the gateway, the agent, the API's document, the command line
-	$(CARGO) test --test store --test gateway --test agent --test openapi --test cli
+	$(CARGO) test --test store --test gateway --test acme --test agent --test openapi --test cli
 	tests/setup/unprivileged.sh
 
 test-tunnel: setup ## Sessions on other hosts: network namespaces, and networks that fail

@@ -1,6 +1,7 @@
 //! What a server is told to be: flags, `DWELL_…`, the config file, defaults; the
 //! first of them that says something is right.
 
+mod acme;
 mod file;
 mod reader;
 
@@ -16,11 +17,13 @@ use dwell_core::limits::Limits;
 use dwell_core::machine::Access;
 use dwell_core::pricing::Prices;
 
+use crate::acme::Acme;
 use crate::agent::spec::AppLimits;
 use crate::data_dir::DataDir;
-use crate::gateway::{Tls, TlsError};
 use crate::launcher::local::Manner;
-use crate::session_urls::{Domain, Origin, Scheme};
+use crate::session_urls::{Domain, Origin, Scheme, is_domain_name};
+pub use acme::AcmeSays;
+use acme::check_names;
 use file::FileSays;
 use reader::Source;
 
@@ -43,8 +46,10 @@ pub struct Config {
     pub session_host: String,
     /// The domain under which sessions have names; none, and they have ports.
     pub domain: Option<Domain>,
-    /// What connections are encrypted by; none, and they are not.
+    /// What connections are encrypted by. Without it and `acme` they are not.
     pub tls: Option<TlsFiles>,
+    /// What certificates are asked for.
+    pub acme: Option<Acme>,
     /// Who may use a session URL, where the machine does not say.
     pub access: Access,
     /// What it allows and how long it waits.
@@ -72,6 +77,7 @@ pub struct Flags {
     pub domain: Option<Domain>,
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
+    pub acme: AcmeSays,
     pub store: Option<String>,
 }
 
@@ -97,14 +103,6 @@ impl TlsFiles {
             (Some(_), None) => Err(missing("certificate", "key")),
             (None, Some(_)) => Err(missing("key", "certificate")),
         }
-    }
-
-    /// What is in them.
-    ///
-    /// # Errors
-    /// When one of them cannot be read, or they do not belong together.
-    pub fn read(&self) -> Result<Tls, TlsError> {
-        Tls::from_files(&self.certificate, &self.key)
     }
 }
 
@@ -184,6 +182,22 @@ impl Config {
             flags.tls_certificate.or(file.tls_certificate),
             flags.tls_key.or(file.tls_key),
         )?;
+        let acme = flags.acme.or(file.acme).resolve()?;
+        let session_host = flags.session_host.or(file.session_host);
+        if let Some(acme) = &acme {
+            let has_files = tls.is_some();
+            check_names(acme, domain.as_ref(), session_host.as_deref(), has_files).map_err(
+                |sentence| ConfigError {
+                    place: None,
+                    sentence: format!("acme: {sentence}"),
+                },
+            )?;
+        }
+        let session_host = session_host.unwrap_or_else(|| match &acme {
+            // URLs are of a name that there is a certificate for.
+            Some(acme) if tls.is_none() => acme.names.first().cloned().unwrap_or_default(),
+            Some(_) | None => host_of(listen.ip()),
+        });
         // A name under the domain cannot be guessed; a port can.
         let access = if listen.ip().is_loopback() || domain.is_some() {
             Access::Link
@@ -194,12 +208,10 @@ impl Config {
             listen,
             data_dir: DataDir(data_dir),
             session_ports,
-            session_host: flags
-                .session_host
-                .or(file.session_host)
-                .unwrap_or_else(|| host_of(listen.ip())),
+            session_host,
             domain,
             tls,
+            acme,
             access: flags.access.or(file.access).unwrap_or(access),
             limits: file.limits,
             launcher: file.launcher,
@@ -300,15 +312,8 @@ pub fn parse_domain(text: &str) -> Result<Domain, String> {
     };
     let authority: Authority = rest.parse().map_err(|_| wrong())?;
     let name = authority.host().to_ascii_lowercase();
-    let is_label = |label: &str| {
-        let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(is_inside)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
     let is_address = name.parse::<IpAddr>().is_ok();
-    if is_address || !name.split('.').all(is_label) || rest.contains('@') {
+    if is_address || !is_domain_name(&name) || rest.contains('@') {
         return Err(wrong());
     }
     let origin = match (scheme, authority.port_u16()) {

@@ -6,6 +6,7 @@
 //!   server.json     where that server listens
 //!   takeover.sock   where it can be asked to give way to another
 //!   admin.key       the first key, mode 0600
+//!   acme/CA/        account.json and NAME.pem (key and certificate), mode 0600
 //!   store.db        sessions, machines, keys, GPU events
 //!   sessions/ID/    one session: see `SessionDir`
 //! ```
@@ -215,6 +216,12 @@ impl DataDir {
     #[must_use]
     pub fn admin_key(&self) -> PathBuf {
         self.0.join("admin.key")
+    }
+
+    /// What ACME authorities have given, by authority.
+    #[must_use]
+    pub fn acme(&self) -> PathBuf {
+        self.0.join("acme")
     }
 
     /// The store.

@@ -19,6 +19,7 @@
 mod access;
 mod answer;
 mod buffered;
+mod certificates;
 mod channels;
 mod connection;
 pub mod cors;
@@ -63,6 +64,7 @@ use crate::admission::Admission;
 use crate::clock;
 use crate::keep_alive::{Probes, keep_alive};
 use crate::session_urls::{Address, Scheme, SessionUrls};
+pub use certificates::{Issued, Proving};
 use channels::Tunnels;
 pub use desk::Desk;
 use door::{Door, Names};

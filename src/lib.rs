@@ -5,6 +5,7 @@
 //! [`launcher`], an agent (through the [`tunnel`]) or the [`gateway`]. See
 //! `ARCHITECTURE.md` for the map.
 
+pub mod acme;
 pub mod admission;
 pub mod agent;
 pub mod api;
@@ -31,4 +32,5 @@ pub mod store;
 pub mod sweep;
 pub mod takeover;
 pub mod telemetry;
+pub mod trust;
 pub mod tunnel;

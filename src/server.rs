@@ -14,6 +14,7 @@ use dwell_core::ports::PortPool;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::acme::Renewal;
 use crate::admission::Admission;
 use crate::api::{self, Api};
 use crate::clock;
@@ -22,7 +23,7 @@ use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
 use crate::failpoint::{self, Point};
 use crate::gate::Gate;
-use crate::gateway::{self, Desk, Gateway, Open, TimeLimits, TlsError};
+use crate::gateway::{self, Desk, Gateway, Issued, Open, TimeLimits, Tls, TlsError};
 use crate::gpus;
 use crate::keys::{self, AgentSecrets, SlugSecret};
 use crate::launcher::local::Local;
@@ -38,6 +39,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long a connection is kept for its next request once another server has taken
 /// over.
 const KEEP_IDLE: Duration = Duration::from_secs(10);
+/// Where an ACME authority looks at a name.
+const HTTPS_PORT: u16 = 443;
 /// How often the certificate's files are looked at.
 const LOOK_AT_CERTIFICATE_EVERY: Duration = Duration::from_secs(5);
 
@@ -111,7 +114,12 @@ impl Server {
         let cannot_listen = |error| StartError(format!("cannot listen: {error}"));
         let address = listener.local_addr().map_err(cannot_listen)?;
         let url = format!("http://{address}");
-        let tls = config.tls.as_ref().map(TlsFiles::read).transpose()?;
+        let renewal = config.acme.clone().map(|acme| {
+            let issued = Issued::default();
+            (Renewal::new(acme, &data_dir, issued.clone()), issued)
+        });
+        let (renewal, issued) = renewal.unzip();
+        let tls = tls(config.tls.as_ref(), issued)?;
 
         let cores = std::thread::available_parallelism()
             .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
@@ -205,6 +213,15 @@ impl Server {
                 recorder.share_visited(visit).await;
             }
         });
+        if let Some(renewal) = renewal {
+            if address.port() != HTTPS_PORT {
+                tracing::info!(
+                    "to give a certificate, the authority comes to port {HTTPS_PORT} of each name; \
+                     something must lead it to {address}"
+                );
+            }
+            background.spawn(renewal.go_on());
+        }
         if let Some(tls) = tls {
             background.spawn(tls.keep_fresh(LOOK_AT_CERTIFICATE_EVERY));
         }
@@ -410,11 +427,21 @@ async fn load(store: Arc<dyn Store>, settings: Settings) -> Result<ControlPlane,
         .map_err(|error| error.to_string())
 }
 
+/// What connections are encrypted by, if they are.
+fn tls(files: Option<&TlsFiles>, issued: Option<Issued>) -> Result<Option<Tls>, TlsError> {
+    if files.is_none() && issued.is_none() {
+        return Ok(None);
+    }
+    let files = files.map(|files| (files.certificate.as_path(), files.key.as_path()));
+    Tls::with(files, issued).map(Some)
+}
+
 /// Where sessions are reached, `port` being the one that is listened on.
 fn session_urls(config: &Config, port: u16, slugs: SlugSecret) -> SessionUrls {
-    let scheme = match config.tls {
-        Some(_) => Scheme::Https,
-        None => Scheme::Http,
+    let scheme = if config.tls.is_some() || config.acme.is_some() {
+        Scheme::Https
+    } else {
+        Scheme::Http
     };
     match &config.domain {
         None => SessionUrls::ports(scheme, config.session_host.clone(), port),

@@ -82,6 +82,19 @@ enum Places {
     },
 }
 
+/// Can this, in lower case, be the name of a host or a domain?
+#[must_use]
+pub fn is_domain_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(is_inside)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
 impl SessionUrls {
     /// Each session at its own port of `host`, the server itself being at `home`.
     #[must_use]

@@ -1,6 +1,5 @@
 //! How an agent calls its server.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,10 +9,7 @@ use hyper::body::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
-use rustls::crypto::ring::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -24,6 +20,7 @@ use super::spec::{AgentSpec, ServerAt};
 use crate::data_dir::ServerFile;
 use crate::keep_alive::{CHANNEL, expect_answers};
 use crate::read_ahead::ReadAhead;
+use crate::trust;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_millis(20);
@@ -152,7 +149,8 @@ impl Dialer {
             ServerAt::ThisHost { .. } => None,
             ServerAt::Elsewhere { certificate, .. } => certificate.as_deref(),
         };
-        let connector = connector(certificate).map_err(CallError::Unreachable)?;
+        let config = trust::client_config(certificate).map_err(unreachable)?;
+        let connector = TlsConnector::from(Arc::new(config));
         Ok(tls.insert(connector).clone())
     }
 
@@ -181,29 +179,6 @@ impl Number {
             is_encrypted,
         })
     }
-}
-
-/// What knows the server: by this certificate or those that it has signed, or else by one
-/// that the web trusts.
-fn connector(certificate: Option<&Path>) -> Result<TlsConnector, String> {
-    let mut roots = RootCertStore::empty();
-    match certificate {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(file) => {
-            let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
-            let found = CertificateDer::pem_file_iter(file).map_err(|why| wrong(&why))?;
-            for certificate in found {
-                let certificate = certificate.map_err(|why| wrong(&why))?;
-                roots.add(certificate).map_err(|why| wrong(&why))?;
-            }
-        }
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|why| why.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// How long to wait before the next call, while calls come to nothing.

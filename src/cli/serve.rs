@@ -9,7 +9,8 @@ use clap::Args;
 use super::args::AccessArg;
 use super::interrupts::Interrupts;
 use super::output::Failure;
-use crate::config::{Config, Flags, check_host, parse_domain, parse_listen, parse_ports};
+use crate::acme::{parse_directory, parse_email, parse_name};
+use crate::config::{AcmeSays, Config, Flags, check_host, parse_domain, parse_listen, parse_ports};
 use crate::server::{Server, ShutdownMode};
 use crate::session_urls::Domain;
 use crate::takeover::Inheritance;
@@ -26,6 +27,7 @@ use crate::telemetry::{self, LogFormat};
   dwell serve --data-dir /srv/dwell --config /etc/dwell.toml
   dwell serve --listen 0.0.0.0:443 --domain gpu.example.com \\
               --tls-certificate fullchain.pem --tls-key privkey.pem
+  dwell serve --listen 0.0.0.0:443 --acme-name gpu.example.com
   dwell serve --takeover            # an upgrade in place
   DWELL_LOG=debug dwell serve")]
 pub struct ServeArgs {
@@ -69,6 +71,26 @@ pub struct ServeArgs {
         requires = "tls_certificate"
     )]
     tls_key: Option<PathBuf>,
+    /// Get a certificate for this name by ACME and renew it in time; may be given more than
+    /// once. Port 443 of the name must lead here. By it you agree to the authority's terms
+    #[arg(
+        long = "acme-name",
+        env = "DWELL_ACME_NAMES",
+        value_name = "NAME",
+        value_parser = parse_name,
+        value_delimiter = ','
+    )]
+    acme_names: Vec<String>,
+    /// Whom the ACME authority may write to
+    #[arg(long, env = "DWELL_ACME_EMAIL", value_name = "ADDRESS", value_parser = parse_email)]
+    acme_email: Option<String>,
+    /// The ACME authority's directory [default: Let's Encrypt's]
+    #[arg(long, env = "DWELL_ACME_DIRECTORY", value_name = "URL", value_parser = parse_directory)]
+    acme_directory: Option<String>,
+    /// The certificate that the ACME authority's own server is known by, or those who vouch
+    /// for it, PEM [default: the web's]
+    #[arg(long, env = "DWELL_ACME_CA", value_name = "FILE")]
+    acme_ca: Option<PathBuf>,
     /// Where records are kept; only sqlite is there yet [default: sqlite]
     #[arg(long, env = "DWELL_STORE", value_name = "URL")]
     store: Option<String>,
@@ -109,6 +131,12 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         domain: args.domain,
         tls_certificate: args.tls_certificate,
         tls_key: args.tls_key,
+        acme: AcmeSays {
+            names: args.acme_names,
+            email: args.acme_email,
+            directory: args.acme_directory,
+            authority: args.acme_ca,
+        },
         store: args.store,
     };
     let config = Config::load(args.config.as_deref(), flags)?;

@@ -13,9 +13,10 @@ use toml::de::DeTable;
 
 use super::reader::{Entry, Source, Table};
 use super::{
-    ConfigError, check_host, check_store, parse_access, parse_domain, parse_listen, parse_origin,
-    parse_ports,
+    AcmeSays, ConfigError, check_host, check_store, parse_access, parse_domain, parse_listen,
+    parse_origin, parse_ports,
 };
+use crate::acme::{parse_directory, parse_email, parse_name};
 use crate::agent::spec::{AppLimits, ServerAt};
 use crate::launcher::local::Manner;
 use crate::session_urls::Domain;
@@ -31,6 +32,7 @@ pub struct FileSays {
     pub domain: Option<Domain>,
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
+    pub acme: AcmeSays,
     pub access: Option<Access>,
     pub launcher: Manner,
     pub limits: Limits,
@@ -84,6 +86,7 @@ impl FileSays {
                 .transpose()?,
             tls_certificate,
             tls_key,
+            acme: acme(root.take_table("acme")?, here)?,
             access: root
                 .take("access")
                 .map(|entry| entry.parse(parse_access))
@@ -97,6 +100,30 @@ impl FileSays {
         root.finish()?;
         Ok(says)
     }
+}
+
+fn acme(mut table: Table<'_>, here: &Path) -> Result<AcmeSays, ConfigError> {
+    let names = match table.take("names") {
+        None => Vec::new(),
+        Some(entry) => {
+            let names = entry.words()?.into_iter();
+            let names: Result<_, _> = names.map(|name| parse_name(&name)).collect();
+            names.map_err(|sentence| entry.error(&sentence))?
+        }
+    };
+    let mut text = |key, parse: fn(&str) -> Result<String, String>| {
+        let entry = table.take(key);
+        entry.map(|entry| entry.parse(parse)).transpose()
+    };
+    let says = AcmeSays {
+        names,
+        email: text("email", parse_email)?,
+        directory: text("directory", parse_directory)?,
+        authority: text("ca", |text| check_path(text).map(|()| text.to_owned()))?
+            .map(|path| here.join(path)),
+    };
+    table.finish()?;
+    Ok(says)
 }
 
 fn limits(mut table: Table<'_>) -> Result<Limits, ConfigError> {

@@ -156,6 +156,47 @@ fn a_certificate_and_its_key_are_named_together() {
 }
 
 #[test]
+fn acme_is_for_the_names_that_are_listed_and_goes_with_where_sessions_are() {
+    let config = read("[acme]\nnames = [\"GPU.lab\", \"gpu.lab\", \"api.lab\"]").unwrap();
+    // URLs are of a name that has a certificate.
+    assert_eq!(config.session_host, "gpu.lab");
+    let acme = config.acme.unwrap();
+    assert_eq!(acme.names, ["gpu.lab", "api.lab"]);
+    assert_eq!(acme.directory, crate::acme::LETS_ENCRYPT);
+
+    let names = "[acme]\nnames = [\"gpu.lab\"]";
+    let files = "[tls]\ncertificate = \"c\"\nkey = \"k\"";
+    assert!(read(&format!("session_host = \"gpu.lab\"\n{names}")).is_ok());
+    assert!(read(&format!("domain = \"gpu.lab\"\n{names}\n{files}")).is_ok());
+    for (text, word) in [
+        ("[acme]\nnames = [\"*.gpu.lab\"]", "wildcard"),
+        ("[acme]\nnames = [\"10.0.0.1\"]", "no name of a host"),
+        ("[acme]\nemail = \"a@gpu.lab\"", "no name to get"),
+        ("[acme]\ndirectory = \"http://ca.lab\"", "no ACME directory"),
+        (
+            "[acme]\nnames = [\"gpu.lab\"]\nca = \"none.pem\"",
+            "none.pem",
+        ),
+        (
+            &format!("session_host = \"x.lab\"\n{names}"),
+            "--acme-name x.lab",
+        ),
+        (&format!("domain = \"gpu.lab\"\n{names}"), "*.gpu.lab"),
+        (
+            &format!("domain = \"lab\"\n{names}\n{files}"),
+            "public logs",
+        ),
+        (
+            &format!("domain = \"http://gpu.lab\"\n{names}\n{files}"),
+            "in the clear",
+        ),
+    ] {
+        let refused = refusal(text);
+        assert!(refused.contains(word), "{text}: {refused}");
+    }
+}
+
+#[test]
 fn a_name_that_cannot_be_guessed_is_open_to_who_has_the_link() {
     let listen = "listen = \"0.0.0.0:9000\"\n";
     let access = |more: &str| read(&format!("{listen}{more}")).unwrap().access;

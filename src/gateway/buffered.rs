@@ -227,6 +227,17 @@ macro_rules! each {
     };
 }
 
+impl Stream {
+    /// Before it is closed in good order: by TLS that is said, and what is not is taken for
+    /// cut off.
+    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) | Self::Led(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,

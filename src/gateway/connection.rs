@@ -159,6 +159,8 @@ enum Next {
     Request,
     /// It is closed; the visitor may have more to say that nobody needs.
     Linger,
+    /// It is closed, all having been said.
+    Done,
     /// It is closed.
     Close,
 }
@@ -211,6 +213,10 @@ impl<O: Future<Output = ()>> Connection<O> {
                     self.linger().await;
                     return Left::ForGood;
                 }
+                Next::Done => {
+                    self.finish().await;
+                    return Left::ForGood;
+                }
                 Next::Close => return Left::ForGood,
             }
         }
@@ -228,7 +234,7 @@ impl<O: Future<Output = ()>> Connection<O> {
         }
         match (keeps_alive, is_whole) {
             (true, _) => Next::Request,
-            (false, true) => Next::Close,
+            (false, true) => Next::Done,
             (false, false) => Next::Linger,
         }
     }
@@ -422,7 +428,7 @@ impl<O: Future<Output = ()>> Connection<O> {
         if keeps_visitor {
             Next::Request
         } else {
-            Next::Close
+            Next::Done
         }
     }
 
@@ -447,6 +453,14 @@ impl<O: Future<Output = ()>> Connection<O> {
             // How it ended is between the two of them.
             let _ = other.await;
         }
+    }
+
+    /// Say that nothing was cut off.
+    async fn finish(&mut self) {
+        let stream = &mut self.visitor.stream;
+        let finish = |cx: &mut Context<'_>| stream.poll_finish(cx);
+        let limit = Limit::Total(LINGER);
+        let _ = self.patience.wait(limit, AtOver::Ignore, finish).await;
     }
 
     /// Let a visitor that is still sending read its last answer.

@@ -252,6 +252,8 @@ impl Reception {
         let said = patience.wait(limit, AtOver::Ignore, |cx| message.poll_head(cx, to));
         // Who does not listen misses it.
         let _ = said.await;
+        let finish = |cx: &mut std::task::Context<'_>| to.stream.poll_finish(cx);
+        let _ = patience.wait(limit, AtOver::Ignore, finish).await;
     }
 
     /// Until nobody is behind it any more.

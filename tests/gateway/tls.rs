@@ -45,6 +45,30 @@ async fn a_websocket_passes_by_tls() {
 }
 
 #[tokio::test]
+async fn what_is_whole_ends_as_tls_says_and_what_was_cut_off_does_not() {
+    use tokio::io::AsyncReadExt;
+    let whole = "HTTP/1.0 200 OK\r\n\r\nall of it";
+    let short = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nnot all";
+    for (answer, is_whole) in [(whole, true), (short, false)] {
+        let app = raw_app(move |mut stream, _| async move {
+            read_head(&mut stream).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        })
+        .await;
+        let (house, host) = House::of(Front::Tls, app).await;
+        let unknown = format!("{:032x}.{DOMAIN}", 7);
+        for (host, is_whole) in [(host, is_whole), (unknown, true)] {
+            let mut stream = house.tls(&["http/1.1"]).await;
+            let asked = format!("GET / HTTP/1.0\r\nhost: {host}\r\n\r\n");
+            stream.write_all(asked.as_bytes()).await.unwrap();
+            // An error where the end was not said.
+            let ended = soon(stream.read_to_end(&mut Vec::new())).await;
+            assert_eq!(ended.is_ok(), is_whole, "{host}: {ended:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_large_body_passes_by_tls_both_ways() {
     let app = App::new(|request| async move {
         use http_body_util::BodyExt;
