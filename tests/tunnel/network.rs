@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// A host of its own, as far as the network goes.
@@ -64,10 +65,13 @@ impl Subnet {
             let name = format!("dwell-test-subnet-{number}");
             let name = SocketAddr::from_abstract_name(name).unwrap();
             let claim = UnixListener::bind_addr(&name).ok()?;
-            Some(Self {
+            let subnet = Self {
                 number,
                 _claim: claim,
-            })
+            };
+            // A cable goes later than who laid it: with the last process at its far end.
+            let is_laid = Path::new("/sys/class/net").join(subnet.device()).exists();
+            (!is_laid).then_some(subnet)
         });
         claimed.expect("some are free")
     }
@@ -75,6 +79,10 @@ impl Subnet {
     fn address(&self, last: u8) -> Ipv4Addr {
         let [high, low] = (self.number << 2).to_be_bytes();
         Ipv4Addr::new(10, 213, high, low + last)
+    }
+
+    fn device(&self) -> String {
+        format!("dwtest{}", self.number)
     }
 
     pub fn ours(&self) -> Ipv4Addr {
@@ -87,7 +95,7 @@ impl Subnet {
 
     /// A cable from here to `eth0` of `there`.
     pub fn connect(&self, there: &Namespace) {
-        self.lay(run, &format!("dwtest{}", self.number), there);
+        self.lay(run, &self.device(), there);
     }
 
     /// A cable from `eth1` of `here` to `eth0` of `there`.
