@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+APPS := .apps
 CARGO ?= cargo
 MUTANTS := 27.1.0
 
@@ -9,7 +10,7 @@ FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-e2e test-faults setup lint deny soak fuzz mutants bench
+.PHONY: help run test test-unit test-simulation test-parts test-e2e test-faults test-tunnel test-browser setup setup-browser lint deny soak fuzz mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +18,7 @@ help: ## List the recipes
 run: ## A first session: a web server, its URL and the time left
 	$(CARGO) run --release -- run -- python3 -m http.server {port}
 
-test: lint test-unit test-simulation setup test-parts test-e2e test-faults fuzz ## Everything, cheap checks first; what CI runs
+test: lint test-unit test-simulation setup test-parts test-e2e test-faults test-tunnel test-browser fuzz ## Everything, cheap checks first; what CI runs
 
 test-unit: ## Unit and property tests, in seconds once built
 	$(CARGO) test --workspace --lib
@@ -39,10 +40,30 @@ test-faults: ## Processes killed at every step and at random; disks that are ful
 	$(CARGO) test --test faults --no-run
 	$(AS_ROOT) $(CARGO) test --test faults -- --test-threads=4
 
+# … and may have a network of its own.
+IN_NETWORK := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --mount --net \
+  sh -c 'ip link set lo up && exec "$$@"' sh)
+
+test-tunnel: ## Sessions on other hosts, which are network namespaces
+	tests/setup/debian.sh ip=iproute2 nft=nftables unshare=util-linux
+	$(CARGO) test --test tunnel --no-run
+	$(IN_NETWORK) $(CARGO) test --test tunnel
+
+test-browser: setup setup-browser ## JupyterLab, Gradio and VS Code, used by a browser through every kind of URL
+	tests/setup/debian.sh ip=iproute2 unshare=util-linux
+	$(CARGO) test --test browser --no-run
+	$(IN_NETWORK) $(CARGO) test --test browser -- --test-threads=3
+
 setup: $(VENV)/.ready ## What the tests need: pinned Python packages in .venv
 
 $(VENV)/.ready: tests/requirements.txt tests/setup/venv.sh
 	PYTHON="$(PYTHON)" tests/setup/venv.sh $(VENV)
+	touch $@
+
+setup-browser: $(APPS)/.ready ## A browser, and code-server in .apps
+
+$(APPS)/.ready: tests/setup/browser.sh tests/setup/debian.sh
+	tests/setup/browser.sh $(APPS)
 	touch $@
 
 lint: ## Formatting and lints, warnings being errors
