@@ -2,17 +2,22 @@
 
 PYTHON ?= python3
 VENV := .venv
+APPS := .apps
 CARGO ?= cargo
 MUTANTS := 27.1.0
 
-# Root of a namespace of one's own may mount a disk and lay a cable as well.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --mount --net)
+# Root of a namespace of one's own may mount a disk as well …
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --mount)
+
+# … and may have a network of its own.
+IN_NETWORK := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --mount --net \
+  sh -c 'ip link set lo up && exec "$$@"' sh)
 
 FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults setup lint deny soak fuzz mutants bench
+.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-browser setup setup-browser lint deny soak fuzz mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,9 +38,9 @@ test-parts: setup ## The store, the gateway, the agent, the API's document, the 
 	tests/setup/unprivileged.sh
 
 test-tunnel: setup ## Sessions on other hosts: network namespaces, and networks that fail
-	tests/setup/network.sh
+	tests/setup/debian.sh ip=iproute2 nft=nftables unshare=util-linux
 	$(CARGO) test --test tunnel --no-run
-	$(AS_ROOT) $(CARGO) test --test tunnel
+	$(IN_NETWORK) $(CARGO) test --test tunnel
 
 test-e2e: setup ## Real binaries, real clients, real apps
 	$(CARGO) test --test e2e
@@ -44,10 +49,21 @@ test-faults: ## Processes killed at every step and at random; disks that are ful
 	$(CARGO) test --test faults --no-run
 	$(AS_ROOT) $(CARGO) test --test faults -- --test-threads=4
 
+test-browser: setup setup-browser ## JupyterLab, Gradio and VS Code, used by a browser through every kind of URL
+	tests/setup/debian.sh ip=iproute2 unshare=util-linux
+	$(CARGO) test --test browser --no-run
+	$(IN_NETWORK) $(CARGO) test --test browser -- --test-threads=3
+
 setup: $(VENV)/.ready ## What the tests need: pinned Python packages in .venv
 
 $(VENV)/.ready: tests/requirements.txt tests/setup/venv.sh
 	PYTHON="$(PYTHON)" tests/setup/venv.sh $(VENV)
+	touch $@
+
+setup-browser: $(APPS)/.ready ## A browser, and code-server in .apps
+
+$(APPS)/.ready: tests/setup/browser.sh tests/setup/debian.sh
+	tests/setup/browser.sh $(APPS)
 	touch $@
 
 lint: ## Formatting and lints, warnings being errors

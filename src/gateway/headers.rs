@@ -304,15 +304,8 @@ fn forward(
         IpAddr::V6(from) => format!("for=\"[{from}]\""),
     }
     .into_bytes();
-    let is_safe = |host: &&[u8]| {
-        host.iter()
-            .all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(byte))
-    };
-    if let Some(host) = host.filter(is_safe) {
-        element.extend_from_slice(b";host=\"");
-        element.extend_from_slice(host);
-        element.push(b'"');
-    }
+    // No `host=`: one with a port has to stand in quotes, and apps are there (code-server)
+    // that take those for a part of it. `Host` itself says it, and `X-Forwarded-Host`.
     element.extend_from_slice(b";proto=");
     element.extend_from_slice(way.scheme.as_bytes());
     // A quote that is left open would swallow what is put after it.
@@ -398,7 +391,7 @@ mod tests {
         assert_eq!(
             seen,
             "host: h:1\r\nX-Kept: 1\r\nx-forwarded-for: 1.2.3.4\r\n\
-             forwarded: for=1.2.3.4;host=\"h:1\";proto=http\r\n\
+             forwarded: for=1.2.3.4;proto=http\r\n\
              x-forwarded-host: h:1\r\nx-forwarded-proto: http\r\n\r\n"
         );
     }

@@ -106,10 +106,28 @@ async fn an_app_sees_the_visitors_request_and_where_it_comes_from() {
         "x-forwarded-for: 9.9.9.9, 127.0.0.1\n",
         "x-forwarded-host: gpu.example:8\n",
         "x-forwarded-proto: http\n",
-        "forwarded: for=127.0.0.1;host=\"gpu.example:8\";proto=http\n",
+        "forwarded: for=127.0.0.1;proto=http\n",
     ] {
         assert!(seen.contains(line), "{line}is missing in\n{seen}");
     }
+}
+
+/// Apps that let only their own pages in compare the origin with any of these, and not all
+/// of them know that a value may be quoted.
+#[tokio::test]
+async fn an_app_reads_its_host_the_same_wherever_it_looks() {
+    let site = Site::of(App::mirror().await.at).await;
+    let theirs = ("forwarded", "for=9.9.9.9");
+    let response = site.get("/", &[theirs]).await;
+    let seen = text(&response);
+    let said = |name: &str| {
+        let mut lines = seen.lines().filter_map(|line| line.strip_prefix(name));
+        lines.next().unwrap().to_owned()
+    };
+    assert_eq!(said("x-forwarded-host: "), said("host: "));
+    let forwarded = said("forwarded: ");
+    let mut pairs = forwarded.split([';', ',']).map(str::trim);
+    assert!(pairs.all(|pair| !pair.starts_with("host=")), "{forwarded}");
 }
 
 #[tokio::test]

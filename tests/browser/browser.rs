@@ -1,0 +1,218 @@
+//! A browser of its own for each test, and what a person does in one.
+
+use std::io::{BufRead, BufReader};
+use std::ops::Deref;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use thirtyfour::prelude::*;
+use thirtyfour::{ChromiumLikeCapabilities, LoggingPrefsLogLevel};
+
+use crate::harness::{PATIENCE, processes, signal};
+
+/// Nothing is reached but this host, whatever a page names.
+const ALWAYS: [&str; 11] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-3d-apis",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP *.gpu.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+];
+
+pub struct Browser {
+    /// None once it was closed.
+    driver: Option<WebDriver>,
+    chromedriver: Child,
+    /// In the environment of all that belongs to it.
+    mark: String,
+    dir: TempDir,
+}
+
+impl Browser {
+    pub async fn open(flags: &[String]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = format!("DWELL_TEST_BROWSER={}", dir.path().display());
+        let (name, value) = mark.split_once('=').unwrap();
+        let mut chromedriver = Command::new("chromedriver")
+            .arg("--port=0")
+            .env(name, value)
+            .env("TMPDIR", dir.path())
+            .env("HOME", dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("chromedriver is installed by `make setup-browser`");
+        let said = BufReader::new(chromedriver.stdout.take().unwrap());
+        let mut browser = Self {
+            driver: None,
+            chromedriver,
+            mark,
+            dir,
+        };
+        let mut lines = said.lines().map_while(Result::ok);
+        let port = lines.find_map(|line| {
+            let (_, port) = line.split_once("started successfully on port ")?;
+            port.trim_end_matches('.').parse::<u16>().ok()
+        });
+        let port = port.expect("it says where it listens");
+        // What it says later, nobody needs; that it can be said, it does.
+        std::thread::spawn(move || lines.for_each(drop));
+
+        let mut wanted = DesiredCapabilities::chrome();
+        let own = [
+            format!("--user-data-dir={}", browser.file("profile")),
+            format!("--log-net-log={}", browser.file("spoken.json")),
+            "--window-size=1400,1000".to_owned(),
+        ];
+        let always = ALWAYS.iter().map(|flag| (*flag).to_owned());
+        for flag in always.chain(own).chain(flags.iter().cloned()) {
+            wanted.add_arg(&flag).unwrap();
+        }
+        wanted
+            .set_browser_log_level(LoggingPrefsLogLevel::All)
+            .unwrap();
+        let driver = WebDriver::new(format!("http://127.0.0.1:{port}"), wanted).await;
+        browser.driver = Some(driver.unwrap());
+        browser
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// The first answer that there is.
+    pub async fn until<T>(&self, what: &str, ask: impl AsyncFn(&Self) -> Option<T>) -> T {
+        let began = Instant::now();
+        loop {
+            if let Some(answer) = ask(self).await {
+                return answer;
+            }
+            if began.elapsed() > PATIENCE {
+                panic!("there is no {what}\n{}", self.picture().await);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Until something is shown there, and was clicked.
+    pub async fn click(&self, selector: &str) {
+        let clicked = async |browser: &Self| {
+            let element = browser.find(By::Css(selector)).await.ok()?;
+            // Something else may still be in front of it.
+            element.click().await.ok()
+        };
+        self.until(&format!("{selector} to click"), clicked).await;
+    }
+
+    /// Until something there reads like this.
+    pub async fn reads(&self, selector: &str, words: &str) {
+        let read = async |browser: &Self| {
+            for element in browser.find_all(By::Css(selector)).await.ok()? {
+                // Spaces of terminals do not break.
+                let text = element.text().await.ok()?.replace('\u{a0}', " ");
+                if text.contains(words) {
+                    return Some(());
+                }
+            }
+            None
+        };
+        let what = format!("{selector} that reads {words:?}");
+        self.until(&what, read).await;
+    }
+
+    /// To whatever has the focus.
+    pub async fn types(&self, words: &str) {
+        let keys = self.action_chain().send_keys(words);
+        keys.perform().await.unwrap();
+    }
+
+    pub async fn presses(&self, held: Key, key: char) {
+        let keys = self.action_chain().key_down(held.clone());
+        let keys = keys.send_keys(key.to_string()).key_up(held);
+        keys.perform().await.unwrap();
+    }
+
+    /// By which the page came.
+    pub async fn protocol(&self) -> String {
+        let ask = "return performance.getEntriesByType('navigation')[0].nextHopProtocol";
+        let answer = self.execute(ask, Vec::new()).await.unwrap();
+        answer.convert().unwrap()
+    }
+
+    /// Nothing that could be the gateway's doing went wrong. Pages ask elsewhere for fonts
+    /// and news too, which they do not get, and look for files that are not there.
+    pub async fn has_no_complaint_about(&self, url: &str) {
+        let (_, host) = url.split_once("://").unwrap();
+        let log = self.browser_log().await.unwrap();
+        let mut severe = log.iter().filter(|entry| entry.level == "SEVERE");
+        let complaint = severe.find(|entry| {
+            let said = &entry.message;
+            let has_failed = said.contains("status of 5") || said.contains("net::ERR_");
+            said.contains("WebSocket") || (said.contains(host) && has_failed)
+        });
+        assert!(complaint.is_none(), "{complaint:?}");
+    }
+
+    /// All that it said and was told, by its own log of the network.
+    pub async fn close(mut self) -> String {
+        self.driver.take().unwrap().quit().await.unwrap();
+        self.all_go();
+        std::fs::read_to_string(self.file("spoken.json")).unwrap()
+    }
+
+    /// What there is to see, for who looks into a failure.
+    async fn picture(&self) -> String {
+        let shown = std::thread::current();
+        let name = shown.name().unwrap_or("browser").replace(':', "-");
+        let name = format!("{name}-{}.png", self.chromedriver.id());
+        let picture = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let taken = self.screenshot(&picture).await;
+        let log = self.browser_log().await.unwrap_or_default();
+        let log: Vec<_> = log.iter().map(|entry| entry.message.as_str()).collect();
+        let picture = picture.display();
+        format!("see {picture} ({taken:?})\n{}", log.join("\n"))
+    }
+
+    fn all_go(&mut self) {
+        let _ = self.chromedriver.kill();
+        let _ = self.chromedriver.wait();
+        loop {
+            let left = processes(|_, environment| environment.contains(&self.mark));
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                signal(pid, Signal::SIGKILL);
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Deref for Browser {
+    type Target = WebDriver;
+
+    fn deref(&self) -> &WebDriver {
+        self.driver.as_ref().unwrap()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            let _ = driver.leak();
+        }
+        self.all_go();
+    }
+}
