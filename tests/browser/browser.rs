@@ -12,9 +12,11 @@ use tempfile::TempDir;
 use thirtyfour::prelude::*;
 use thirtyfour::{ChromiumLikeCapabilities, LoggingPrefsLogLevel};
 
+use crate::far::address;
 use crate::harness::{PATIENCE, processes, signal};
+use crate::network::{Namespace, Subnet};
+use crate::relay::Relay;
 
-/// Nothing is reached but this host, whatever a page names.
 const ALWAYS: [&str; 11] = [
     "--headless",
     "--no-sandbox",
@@ -26,9 +28,11 @@ const ALWAYS: [&str; 11] = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP *.gpu.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--window-size=1400,1000",
 ];
 
+/// On a host of its own: where cables come and go, as they do here, a browser drops its
+/// connections.
 pub struct Browser {
     /// None once it was closed.
     driver: Option<WebDriver>,
@@ -36,15 +40,36 @@ pub struct Browser {
     /// In the environment of all that belongs to it.
     mark: String,
     dir: TempDir,
+    _host: Namespace,
+    _relay: Relay,
+    _subnet: Subnet,
 }
 
 impl Browser {
-    pub async fn open(flags: &[String]) -> Self {
+    /// One that reaches nothing but the origin of this URL, which is served here.
+    pub async fn open(url: &str, flags: &[String]) -> Self {
+        let (_, origin) = url.split_once("://").unwrap();
+        let (_, port) = origin.rsplit_once(':').unwrap();
+        let (host, subnet) = (Namespace::new(), Subnet::new());
+        // Its address of this kind would come seconds after the cable.
+        let none = "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6";
+        host.has(&["sh", "-c", none]);
+        subnet.connect(&host);
+        let relay = Relay::at(subnet.ours()).await;
+        relay.lead_to(address(&format!("http://127.0.0.1:{port}")));
+        let (near, far) = (subnet.ours(), subnet.theirs());
+        let resolved = format!(
+            "--host-resolver-rules=MAP {origin} {}, MAP * ~NOTFOUND, EXCLUDE {near}",
+            relay.at
+        );
+
         let dir = tempfile::tempdir().unwrap();
         let mark = format!("DWELL_TEST_BROWSER={}", dir.path().display());
         let (name, value) = mark.split_once('=').unwrap();
-        let mut chromedriver = Command::new("chromedriver")
-            .arg("--port=0")
+        let [program, word] = host.enter();
+        let mut chromedriver = Command::new(program)
+            .args([&word, "chromedriver", "--port=0"])
+            .arg(format!("--allowed-ips={near}"))
             .env(name, value)
             .env("TMPDIR", dir.path())
             .env("HOME", dir.path())
@@ -52,20 +77,23 @@ impl Browser {
             .stdout(Stdio::piped())
             .process_group(0)
             .spawn()
-            .expect("chromedriver is installed by `make setup-browser`");
+            .expect("nsenter is part of util-linux");
         let said = BufReader::new(chromedriver.stdout.take().unwrap());
         let mut browser = Self {
             driver: None,
             chromedriver,
             mark,
             dir,
+            _host: host,
+            _relay: relay,
+            _subnet: subnet,
         };
         let mut lines = said.lines().map_while(Result::ok);
         let port = lines.find_map(|line| {
             let (_, port) = line.split_once("started successfully on port ")?;
             port.trim_end_matches('.').parse::<u16>().ok()
         });
-        let port = port.expect("it says where it listens");
+        let port = port.expect("chromedriver is installed by `make setup-browser`");
         // What it says later, nobody needs; that it can be said, it does.
         std::thread::spawn(move || lines.for_each(drop));
 
@@ -73,7 +101,7 @@ impl Browser {
         let own = [
             format!("--user-data-dir={}", browser.file("profile")),
             format!("--log-net-log={}", browser.file("spoken.json")),
-            "--window-size=1400,1000".to_owned(),
+            resolved,
         ];
         let always = ALWAYS.iter().map(|flag| (*flag).to_owned());
         for flag in always.chain(own).chain(flags.iter().cloned()) {
@@ -82,7 +110,7 @@ impl Browser {
         wanted
             .set_browser_log_level(LoggingPrefsLogLevel::All)
             .unwrap();
-        let driver = WebDriver::new(format!("http://127.0.0.1:{port}"), wanted).await;
+        let driver = WebDriver::new(format!("http://{far}:{port}"), wanted).await;
         browser.driver = Some(driver.unwrap());
         browser
     }

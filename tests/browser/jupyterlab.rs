@@ -83,7 +83,7 @@ async fn upload(visit: &Visit) {
         document.body.append(this);
     }";
     browser.execute(instead, Vec::new()).await.unwrap();
-    browser.click("[data-command='filebrowser:upload'], jp-button[title^='Upload'], [title^='Upload Files']").await;
+    browser.click("[title^='Upload Files']").await;
     let input = async |browser: &Browser| browser.find(By::Id("chosen")).await.ok();
     let input = browser.until("input for files", input).await;
     input.send_keys(file.display().to_string()).await.unwrap();

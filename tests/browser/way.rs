@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use nix::sys::signal::Signal;
 use rcgen::{CertifiedKey, PublicKeyData, generate_simple_self_signed};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::far::{self, address};
-use crate::harness::{ROOMY, Server};
+use crate::harness::{ROOMY, Server, signal};
 
 const DOMAIN: &str = "gpu.test";
 
@@ -78,6 +79,14 @@ fn encrypted(encryption: Encryption, config: &str) -> Way {
         )],
         _encrypted: Some(encryption),
         _far: None,
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        for agent in self.server.agents() {
+            signal(agent, Signal::SIGKILL);
+        }
     }
 }
 
