@@ -4,7 +4,7 @@
 use axum::extract::{Form, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, LOCATION, SET_COOKIE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use dwell_core::id::SessionId;
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::extract::{Caller, Query};
 use super::session_wire::url;
 use super::{Api, Shared};
+use crate::gateway::cors;
 use crate::gateway::page::{STYLE, escape};
 use crate::session_urls::{Scheme, SessionUrls};
 
@@ -47,13 +48,8 @@ pub(super) fn cookie(parts: &Parts, urls: &SessionUrls) -> Option<String> {
 
 /// Scripts of other origins, apps at other ports and names among them, call with keys.
 fn is_of_another_origin(headers: &HeaderMap) -> bool {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let Some(origin) = text("origin") else {
-        return false;
-    };
-    let own = text("host").unwrap_or_default();
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(own))
+    let said = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+    said("origin").is_some_and(|origin| !cors::is_own(origin, said("host").unwrap_or_default()))
 }
 
 /// Where somebody would go.

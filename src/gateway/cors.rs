@@ -42,13 +42,17 @@ pub(super) fn preflight(request: &RequestHead<'_>) -> Option<Answer> {
 pub fn other_origin(lines: Lines<'_>) -> Option<&[u8]> {
     let origin = lines.first("origin")?;
     let host = lines.first("host").unwrap_or_default();
+    (!is_own(origin, host)).then_some(origin)
+}
+
+/// Is `origin` that of the page at `host` itself?
+#[must_use]
+pub fn is_own(origin: &[u8], host: &[u8]) -> bool {
     // The scheme is not compared: TLS may have been taken off on the way here.
     let authority = std::str::from_utf8(origin)
         .ok()
         .and_then(|origin| origin.split_once("://"));
-    let is_own =
-        authority.is_some_and(|(_, authority)| authority.as_bytes().eq_ignore_ascii_case(host));
-    (!is_own).then_some(origin)
+    authority.is_some_and(|(_, authority)| authority.as_bytes().eq_ignore_ascii_case(host))
 }
 
 /// Let scripts of `origin` read a response.
