@@ -37,6 +37,7 @@ mod places;
 mod pool;
 mod reception;
 mod relay;
+mod stalled;
 mod tls;
 mod traffic;
 mod transfer;

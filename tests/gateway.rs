@@ -10,13 +10,21 @@
 mod house;
 #[path = "gateway/support.rs"]
 mod support;
+#[path = "gateway/wire.rs"]
+mod wire;
 
 #[path = "gateway/access.rs"]
 mod access;
+#[path = "gateway/crowd.rs"]
+mod crowd;
 #[path = "gateway/http2.rs"]
 mod http2;
+#[path = "gateway/http2_floods.rs"]
+mod http2_floods;
 #[path = "gateway/http2_frames.rs"]
 mod http2_frames;
+#[path = "gateway/idle.rs"]
+mod idle;
 #[path = "gateway/lifecycle.rs"]
 mod lifecycle;
 #[path = "gateway/names.rs"]

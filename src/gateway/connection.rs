@@ -20,7 +20,7 @@ use super::exchange::{self, Asked, Course, Reply, Whole};
 use super::framing::Framing;
 use super::head::{self, HEAD_BYTES_MAX};
 use super::page::Page;
-use super::patience::{AtOver, Limit, Patience, TimeLimits};
+use super::patience::{AtOver, Cut, Limit, Patience, TimeLimits};
 use super::pool::Pool;
 use super::relay::Relay;
 use super::traffic::{Meter, Sender, Traffic};
@@ -172,6 +172,8 @@ enum Failure {
     NoAnswer,
     /// Nothing moved for too long, or the session is over.
     TooSlow,
+    /// The visitor did not send the rest of its request for too long.
+    Unfinished,
     /// The visitor is gone.
     Left,
     /// The visitor's body cannot be read.
@@ -245,6 +247,10 @@ impl<O: Future<Output = ()>> Connection<O> {
             Failure::Left => return Next::Close,
             Failure::NoAnswer => Page::broken_off(),
             Failure::TooSlow => Page::too_slow(),
+            Failure::Unfinished => Page::refused(
+                StatusCode::REQUEST_TIMEOUT,
+                "The rest of this request has not come in time.",
+            ),
             Failure::Malformed => Page::refused(
                 StatusCode::BAD_REQUEST,
                 "The body of this request cannot be read.",
@@ -347,7 +353,14 @@ impl<O: Future<Output = ()>> Connection<O> {
         let idle = Limit::Idle(self.limits.idle);
         let at_over = AtOver::Finish(self.limits.finish);
         let waited = self.patience.wait(idle, at_over, came).await;
-        waited.unwrap_or(Err(Failure::TooSlow))
+        waited.unwrap_or_else(|cut| {
+            let is_unfinished = cut == Cut::TimedOut && upload.waits_for(&self.visitor);
+            Err(if is_unfinished {
+                Failure::Unfinished
+            } else {
+                Failure::TooSlow
+            })
+        })
     }
 
     /// Pass on the app's answer, whose head has come and is so long.
@@ -394,6 +407,9 @@ impl<O: Future<Output = ()>> Connection<O> {
             keeps_app,
         } = reply;
         self.answered.status = status;
+        if !framing.is_done() && app.buffer.is_empty() {
+            app.stream.acknowledge_now();
+        }
         upload.transfer.forget_head();
         let mut download = Transfer::new(head, framing, passing);
         let visitor = &mut self.visitor;
@@ -542,6 +558,11 @@ struct Upload {
 }
 
 impl Upload {
+    /// Would the app take more of it than has come?
+    fn waits_for(&self, visitor: &Buffered) -> bool {
+        !self.is_refused && self.transfer.waits_for_more(visitor)
+    }
+
     /// Carry on with it; then wait for the visitor to leave, which is an error.
     fn carry_on(
         &mut self,

@@ -105,11 +105,12 @@ pub(super) fn decide(visit: &Visit, bytes: &[u8]) -> (Asked, Course) {
         return refused(asked, StatusCode::METHOD_NOT_ALLOWED, sentence);
     }
     let hosts = head.lines.all("host").count();
-    if hosts > 1 || (hosts == 0 && head.is_1_1) {
+    let is_one = head.lines.first("host").is_none_or(headers::is_one_host);
+    if hosts > 1 || (hosts == 0 && head.is_1_1) || !is_one {
         return refused(
             asked,
             StatusCode::BAD_REQUEST,
-            "A request must have exactly one Host header.",
+            "A request must have exactly one Host header, which names one host.",
         );
     }
     let Ok(target) = Target::of(&head) else {

@@ -98,6 +98,11 @@ pub fn for_app(
 #[error("what it asks for is no path")]
 pub struct NoTarget;
 
+/// Would everybody read one host in this, and no other (RFC 9110, section 7.2)?
+pub(super) fn is_one_host(value: &[u8]) -> bool {
+    !value.iter().any(|byte| b" \t,@/?#\\".contains(byte))
+}
+
 /// What a request asks for (RFC 9112, section 3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'h> {
@@ -122,7 +127,7 @@ impl<'h> Target<'h> {
                 if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
             {
                 let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-                if authority.is_empty() || authority.contains(['@', '#', '\\']) {
+                if authority.is_empty() || !is_one_host(authority.as_bytes()) {
                     return Err(NoTarget);
                 }
                 (Some(authority), path)

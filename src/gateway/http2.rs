@@ -23,7 +23,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -36,8 +36,10 @@ use super::door::{Door, Named};
 use super::framing::{Framing, Kind};
 use super::head::{self, HEAD_BYTES_MAX, Lines, ResponseHead};
 use super::page::{self, Page};
+use super::patience::TimeLimits;
 use super::places::Place;
 use super::reception::Reception;
+use super::stalled::{Offer, Streams};
 use crate::read_ahead::ReadAhead;
 use crate::session_urls::Scheme;
 
@@ -64,7 +66,9 @@ pub(super) async fn serve(
 ) {
     let mut gives_way = reception.gives_way();
     let over = reception.over();
-    let first = reception.limits().head;
+    let TimeLimits {
+        head: first, idle, ..
+    } = *reception.limits();
     let streams = Arc::new(AtomicU64::new(0));
     let service = service_fn({
         let streams = Arc::clone(&streams);
@@ -72,12 +76,14 @@ pub(super) async fn serve(
             let (reception, open) = (Arc::clone(&reception), Arc::clone(&streams));
             open.fetch_add(1, Ordering::Relaxed);
             async move {
+                let offer = Offer::of_stream();
                 let answered = answer(&reception, from, request).await;
-                Ok::<_, Infallible>(answered.map(|body| Body::new(Counted { body, open })))
+                let seen = |body| Body::new(Seen { body, open, offer });
+                Ok::<_, Infallible>(answered.map(seen))
             }
         }
     });
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(Streams { idle });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -127,13 +133,14 @@ async fn unused(streams: &Arc<AtomicU64>, first: Duration) {
     }
 }
 
-/// A response's body, which keeps its stream counted.
-struct Counted {
+/// A response's body, which keeps its stream counted, and tells what is not taken.
+struct Seen {
     body: Body,
     open: Arc<AtomicU64>,
+    offer: Offer,
 }
 
-impl hyper::body::Body for Counted {
+impl hyper::body::Body for Seen {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -142,6 +149,7 @@ impl hyper::body::Body for Counted {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.offer.set(frame.is_ready());
         if let Poll::Ready(None) = &frame {
             self.open.fetch_add(1, Ordering::Relaxed);
         }

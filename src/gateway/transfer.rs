@@ -90,6 +90,11 @@ impl Transfer {
         self.head.is_empty() && self.approved == 0 && (self.has_ended || self.framing.is_done())
     }
 
+    /// Is all of it written that has come?
+    pub(super) fn waits_for_more(&self, from: &Buffered) -> bool {
+        self.head.is_empty() && self.approved == 0 && from.buffer.is_empty() && !self.is_written()
+    }
+
     /// How much of its body has passed, in bytes.
     pub(super) const fn passed(&self) -> u64 {
         self.passed

@@ -15,7 +15,7 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
@@ -128,19 +128,15 @@ impl House {
         protocols: &[&str],
         trusted: &Certificate,
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(trusted.der.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let protocols = protocols.iter().map(|name| name.as_bytes().to_vec());
-        config.alpn_protocols = protocols.collect();
-        let connector = TlsConnector::from(Arc::new(config));
-        let name = ServerName::try_from(format!("any.{DOMAIN}")).unwrap();
-        soon(connector.connect(name, self.connect().await)).await
+        encrypted(self.connect().await, protocols, trusted).await
+    }
+
+    /// A connection by HTTP/2 of who has room for hardly anything that it is sent.
+    pub async fn tls_of_no_room(&self) -> TlsStream<TcpStream> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 * 1_024).unwrap();
+        let stream = socket.connect(self.at).await.unwrap();
+        encrypted(stream, &["h2"], &self.certificate).await.unwrap()
     }
 
     /// A visitor that speaks HTTP/2.
@@ -153,6 +149,26 @@ impl House {
         tokio::spawn(connection);
         sender
     }
+}
+
+async fn encrypted(
+    stream: TcpStream,
+    protocols: &[&str],
+    trusted: &Certificate,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.der.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let protocols = protocols.iter().map(|name| name.as_bytes().to_vec());
+    config.alpn_protocols = protocols.collect();
+    let connector = TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from(format!("any.{DOMAIN}")).unwrap();
+    soon(connector.connect(name, stream)).await
 }
 
 /// A certificate of the domain and its names, signed by itself, and its files.

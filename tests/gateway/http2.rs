@@ -242,7 +242,7 @@ async fn a_download_goes_no_faster_than_its_visitor_reads() {
     drop(stalled);
 }
 
-async fn websocket(
+pub async fn websocket(
     sender: &mut SendRequest<Body>,
     host: &str,
 ) -> WebSocketStream<TokioIo<hyper::upgrade::Upgraded>> {

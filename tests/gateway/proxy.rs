@@ -2,7 +2,7 @@
 
 use http_body_util::BodyExt;
 use hyper::Response;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;
 
@@ -158,6 +158,84 @@ async fn headers_about_one_connection_go_no_further() {
 }
 
 #[tokio::test]
+async fn no_visitor_has_taken_away_what_an_app_must_know() {
+    let at = raw_app(|mut stream, _| async move {
+        let head = read_head(&mut stream).await.to_ascii_lowercase();
+        for line in [
+            "host: h\r\n",
+            "content-length: 5\r\n",
+            "x-forwarded-proto: http\r\n",
+            "x-forwarded-host: h\r\n",
+            "forwarded: for=127.0.0.1;proto=http\r\n",
+        ] {
+            assert!(head.contains(line), "{line} is missing in {head}");
+        }
+        let from = head.split("x-forwarded-for: ").nth(1).unwrap();
+        assert!(
+            from.lines().next().unwrap().ends_with("127.0.0.1"),
+            "{head}"
+        );
+        let mut content = [0; 5];
+        stream.read_exact(&mut content).await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: content-length\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        stream.write_all(&content).await.unwrap();
+    })
+    .await;
+    let got = Site::of(at)
+        .await
+        .raw(
+            "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\nx-forwarded-for: 9.9.9.9\r\n\
+             connection: close, x-forwarded-for, x-forwarded-proto, x-forwarded-host, forwarded, \
+             host, content-length\r\n\r\nhello",
+        )
+        .await;
+    let (head, content) = got.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-length: 5"), "{head}");
+    assert_eq!(content, "hello");
+}
+
+#[tokio::test]
+async fn a_range_is_the_apps_to_answer() {
+    let app = App::new(|request| async move {
+        let content = "0123456789";
+        let range = request.headers().get("range").unwrap().to_str().unwrap();
+        let response = Response::builder()
+            .header("accept-ranges", "bytes")
+            .header("etag", "\"1\"");
+        let range = range.strip_prefix("bytes=").unwrap().split_once('-');
+        let (from, to) = range.unwrap();
+        let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
+        if to >= content.len() {
+            let response = response.status(416).header("content-range", "bytes */10");
+            return response.body(body("")).unwrap();
+        }
+        assert_eq!(request.headers()["if-range"], "\"1\"");
+        response
+            .status(206)
+            .header("content-range", format!("bytes {from}-{to}/10"))
+            .body(body(&content[from..=to]))
+            .unwrap()
+    })
+    .await;
+    let site = Site::of(app.at).await;
+    let mut visitor = site.visitor().await;
+    for (range, status, said, content) in [
+        ("bytes=2-5", 206, "bytes 2-5/10", "2345"),
+        ("bytes=9-9", 206, "bytes 9-9/10", "9"),
+        ("bytes=5-99", 416, "bytes */10", ""),
+        ("bytes=0-0", 206, "bytes 0-0/10", "0"),
+    ] {
+        let asked = [("range", range), ("if-range", "\"1\"")];
+        let response = visitor.send(request("GET", "/", &asked, "")).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()["content-range"], said);
+        assert_eq!(response.headers()["accept-ranges"], "bytes");
+        assert_eq!(text(&response), content);
+    }
+}
+
+#[tokio::test]
 async fn head_gets_the_length_and_no_body() {
     let at = raw_app(|mut stream, _| async move {
         while read_head(&mut stream).await.starts_with("HEAD") {
@@ -230,6 +308,44 @@ async fn who_expects_100_continue_gets_it_before_the_body_is_sent() {
     );
     stream.write_all(b"hello").await.unwrap();
     assert!(read_to_end(&mut stream).await.ends_with("\r\n\r\nhello"));
+}
+
+#[tokio::test]
+async fn who_has_begun_already_is_not_told_to_continue() {
+    let app = App::new(|request| async move {
+        let read = request.into_body().collect().await.unwrap();
+        Response::new(body(read.to_bytes()))
+    })
+    .await;
+    let got = Site::of(app.at)
+        .await
+        .raw(
+            "POST / HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\nconnection: close\r\n\
+             content-length: 5\r\n\r\nhello",
+        )
+        .await;
+    assert!(got.starts_with("HTTP/1.1 200"), "{got}");
+    assert!(got.ends_with("\r\n\r\nhello"), "{got}");
+}
+
+#[tokio::test]
+async fn an_app_that_refuses_a_body_is_heard_before_it_has_come() {
+    let at = raw_app(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let answer = b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno";
+        stream.write_all(answer).await.unwrap();
+        read_to_end(&mut stream).await;
+    })
+    .await;
+    let site = Site::of(at).await;
+    let mut stream = site.connect().await;
+    let head = "POST / HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\n\
+         content-length: 1000000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let got = read_to_end(&mut stream).await;
+    let got = got.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+    assert!(got.starts_with("HTTP/1.1 413"), "{got}");
+    assert!(got.ends_with("\r\n\r\nno"), "{got}");
 }
 
 #[tokio::test]

@@ -67,6 +67,32 @@ async fn events_pass_one_by_one_as_they_happen() {
     soon(feed.closed()).await;
 }
 
+/// As the HTTP server of Python's standard library does, which many apps are made with.
+#[tokio::test]
+async fn an_app_that_writes_a_head_and_then_a_body_is_not_kept_waiting_between_them() {
+    let at = raw_app(|mut stream, _| async move {
+        while read_head(&mut stream).await.starts_with("GET") {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            stream.write_all(b"hi").await.unwrap();
+        }
+    })
+    .await;
+    let site = Site::of(at).await;
+    let mut visitor = site.visitor().await;
+    let mut quickest = Duration::MAX;
+    for number in 0..30 {
+        let began = std::time::Instant::now();
+        let response = visitor.send(request("GET", "/", &[], "")).await;
+        assert_eq!(text(&response), "hi");
+        // On a new connection the kernel confirms all at once by itself.
+        if number >= 20 {
+            quickest = quickest.min(began.elapsed());
+        }
+    }
+    assert!(quickest < Duration::from_millis(30), "{quickest:?}");
+}
+
 #[tokio::test]
 async fn an_app_notices_a_visitor_that_leaves_before_the_answer() {
     let (noticed, mut notices) = mpsc::unbounded_channel();

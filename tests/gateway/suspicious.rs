@@ -1,8 +1,5 @@
 //! Requests and answers that are malformed, too large, or made to be misunderstood.
 
-use std::time::Duration;
-
-use dwell::gateway::{RouteStatus, TimeLimits};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::*;
@@ -88,6 +85,41 @@ async fn requests_that_could_be_understood_in_two_ways_are_refused() {
             "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
             "400",
         ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+            "501",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked;q=1\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: \"chunked\"\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer_encoding: x\r\ncontent-length: 0x5\r\n\r\nhello",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 99999999999999999999\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ncontent-length:\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n\
+             10000000000000005\r\nhello\r\n0\r\n\r\n",
+            "400",
+        ),
+        ("GET / HTTP/1.1\r\n host: h\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: h\r\n: 1\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: h, i\r\n\r\n", "400"),
+        ("GET / HTTP/1.1 \r\nhost: h\r\n\r\n", "400"),
+        ("GET  / HTTP/1.1\r\nhost: h\r\n\r\n", "400"),
+        ("GET\t/ HTTP/1.1\r\nhost: h\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nhost: h\r\nx\0y: 1\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nhost: h\r\nx: a\0b\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nhost: h\r\nx: a\rb\r\n\r\n", "400"),
@@ -196,51 +228,4 @@ async fn a_target_that_names_a_host_is_taken_as_a_path() {
         got.contains("GET /p?q HTTP/1.1") && got.contains("host: other:1"),
         "{got}"
     );
-}
-
-#[tokio::test]
-async fn who_is_slow_to_ask_is_not_waited_for() {
-    let limit = Duration::from_millis(300);
-    let limits = TimeLimits {
-        head: limit,
-        keep_alive: limit,
-        ..TimeLimits::default()
-    };
-    let site = Site::with(route(1, RouteStatus::Starting), limits).await;
-    let whole = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
-    for (begun, begins) in [("", ""), (&whole[..20], ""), (whole, "HTTP/1.1 503")] {
-        let mut stream = site.connect().await;
-        let began = std::time::Instant::now();
-        stream.write_all(begun.as_bytes()).await.unwrap();
-        let answer = read_to_end(&mut stream).await;
-        assert!(answer.starts_with(begins), "{answer}");
-        assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
-    }
-}
-
-#[tokio::test]
-async fn an_app_that_does_not_move_is_a_504_and_one_that_does_is_waited_for() {
-    let limits = TimeLimits {
-        idle: Duration::from_millis(400),
-        ..TimeLimits::default()
-    };
-    let at = raw_app(|mut stream, _| async move {
-        let head = read_head(&mut stream).await;
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789";
-        if head.starts_with("GET /slow") {
-            // In all it takes longer than the limit.
-            for byte in answer {
-                stream.write_all(&[*byte]).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(15)).await;
-            }
-        }
-        read_to_end(&mut stream).await;
-    })
-    .await;
-    let site = Site::with(route(1, running(at)), limits).await;
-    let slow = site.get("/slow", &[]).await;
-    assert_eq!((slow.status().as_u16(), text(&slow)), (200, "0123456789"));
-    let silent = site.get("/silent", &[]).await;
-    assert_eq!(silent.status(), 504);
-    assert!(text(&silent).contains("has not answered in time"));
 }

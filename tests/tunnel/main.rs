@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod crowd;
 mod encrypted;
 mod far;
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
