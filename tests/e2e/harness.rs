@@ -390,3 +390,20 @@ pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     let _ = nix::sys::signal::kill(pid, signal);
 }
+
+/// How much memory a process has taken.
+pub mod memory {
+    /// The most since that was last forgotten.
+    pub fn most_kib(pid: u32) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.unwrap().parse().unwrap()
+    }
+
+    /// From now on; returned is what it has now.
+    pub fn forget_most(pid: u32) -> u64 {
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+        most_kib(pid)
+    }
+}

@@ -12,6 +12,7 @@ mod crowd;
 mod deadlines;
 mod harness;
 mod hosts;
+mod large_bodies;
 mod lifecycle;
 mod misbehaviour;
 mod restart;
