@@ -31,12 +31,14 @@ pub mod framing;
 pub mod head;
 pub mod headers;
 mod http2;
+mod listening;
 pub(crate) mod page;
 mod patience;
 mod places;
 mod pool;
 mod reception;
 mod relay;
+mod route;
 mod stalled;
 mod tls;
 mod traffic;
@@ -51,30 +53,25 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dwell_core::id::SessionId;
-use dwell_core::machine::Access;
-use dwell_core::owner::Owner;
-use dwell_core::session::Ending;
 use dwell_core::time::{Millis, Monotonic};
-use dwell_core::upstream::Upstream;
-use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
 use crate::clock;
-use crate::keep_alive::{Probes, keep_alive};
 use crate::session_urls::{Address, Scheme, SessionUrls};
 pub use certificates::{Issued, Proving};
 use channels::Tunnels;
 pub use desk::Desk;
 use door::{Door, Names};
+use listening::{Listening, listen, prepare};
 pub use patience::TimeLimits;
-use pool::Pool;
 use reception::Reception;
+use route::Backend;
+pub use route::{Route, RouteStatus};
 pub use tls::{Tls, TlsError};
 pub use traffic::Passed;
-use traffic::Traffic;
 use workers::Workers;
 
 /// How long a door says that its session has ended before it is closed.
@@ -83,57 +80,6 @@ const SHOW_ENDED: Millis = Millis::from_minutes(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How long [`Gateway::shutdown`] lets exchanges finish.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
-/// Connections that the kernel may hold for a port before they are accepted.
-const BACKLOG: u32 = 1_024;
-
-/// What is behind a session's door now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The session.
-    pub session: SessionId,
-    /// Whose it is.
-    pub owner: Owner,
-    /// Who may use it.
-    pub access: Access,
-    /// How far it is.
-    pub status: RouteStatus,
-}
-
-/// How far the session behind a door is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RouteStatus {
-    /// Its app does not answer yet.
-    Starting,
-    /// Its app answers, and is reached so.
-    Running(Upstream),
-    /// It is being ended.
-    Stopping,
-    /// It has ended, for this reason.
-    Ended(Ending),
-}
-
-impl Route {
-    const fn has_ended(&self) -> bool {
-        matches!(self.status, RouteStatus::Ended(_))
-    }
-
-    const fn upstream(&self) -> Option<Upstream> {
-        match self.status {
-            RouteStatus::Running(upstream) => Some(upstream),
-            RouteStatus::Starting | RouteStatus::Stopping | RouteStatus::Ended(_) => None,
-        }
-    }
-}
-
-/// A route, the connections to its app while it has one, and what has passed.
-struct Backend {
-    route: Route,
-    app: Option<Arc<Pool>>,
-    traffic: Arc<Traffic>,
-}
-
-/// What a door's connections look at: `None` once the door is closed.
-type Current = watch::Receiver<Option<Arc<Backend>>>;
 
 /// A door, and how it is told what is behind it.
 struct Published {
@@ -154,27 +100,6 @@ impl Published {
         if let Some(listening) = &mut self.listening {
             listening.stop().await;
         }
-    }
-}
-
-/// A listener at work.
-struct Listening {
-    /// Until it is given away.
-    socket: Option<Arc<TcpListener>>,
-    accepting: JoinHandle<()>,
-}
-
-impl Listening {
-    async fn stop(&mut self) {
-        self.accepting.abort();
-        // An error only says that it was aborted.
-        let _ = (&mut self.accepting).await;
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.accepting.abort();
     }
 }
 
@@ -328,11 +253,14 @@ impl Gateway {
                 return Ok(());
             }
             open.since = since;
-            open.current
-                .send_replace(Some(shared.backend(route, before.as_deref())));
+            open.current.send_replace(Some(Backend::new(
+                route,
+                before.as_deref(),
+                &shared.tunnels,
+            )));
             return Ok(());
         }
-        let (current, watched) = watch::channel(Some(shared.backend(route, None)));
+        let (current, watched) = watch::channel(Some(Backend::new(route, None, &shared.tunnels)));
         let door = Door::new(
             address.clone(),
             shared.admission.clone(),
@@ -461,63 +389,7 @@ impl Open {
     }
 }
 
-fn listen(at: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if at.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    // A port whose last connections are still in TIME_WAIT can be listened on.
-    socket.set_reuseaddr(true)?;
-    prepare(&socket)?;
-    socket.bind(at)?;
-    socket.listen(BACKLOG)
-}
-
-/// Connections that are accepted from `listener` inherit both: an answer is not to wait
-/// for more to send, and who is gone is noticed.
-fn prepare(listener: &impl AsFd) -> io::Result<()> {
-    setsockopt(listener, sockopt::TcpNoDelay, &true)?;
-    notice_dead_peers(listener)
-}
-
-/// A quiet connection may live for days; one whose other end is gone without a word
-/// is noticed within two minutes.
-fn notice_dead_peers(socket: &impl AsFd) -> io::Result<()> {
-    keep_alive(
-        socket,
-        Probes {
-            idle_seconds: 60,
-            interval_seconds: 15,
-            count: 4,
-        },
-    )
-}
-
 impl Shared {
-    /// The route with what has passed for its session, and its app's connections if it
-    /// is the same app still, both from `before`.
-    fn backend(&self, route: Route, before: Option<&Backend>) -> Arc<Backend> {
-        let before = before.filter(|before| before.route.session == route.session);
-        let traffic = before.map_or_else(Arc::default, |before| Arc::clone(&before.traffic));
-        let app = route.upstream().map(|upstream| {
-            let kept = before.and_then(|before| before.app.as_ref());
-            if let Some(pool) = kept.filter(|pool| pool.upstream() == upstream) {
-                return Arc::clone(pool);
-            }
-            let channels = match upstream {
-                Upstream::Direct(_) => None,
-                Upstream::Tunnel(_) => Some(self.tunnels.of(route.session)),
-            };
-            Arc::new(Pool::new(upstream, channels, Arc::clone(&traffic)))
-        });
-        Arc::new(Backend {
-            route,
-            app,
-            traffic,
-        })
-    }
-
     /// Have visitors of `port` come to `door`.
     fn listen(&self, doors: &mut Doors, port: u16, door: Arc<Door>) -> io::Result<Listening> {
         let workers = doors.workers()?;
@@ -584,8 +456,9 @@ async fn keep_sweeping(gateway: Weak<Shared>) {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
-    use dwell_core::owner::UserId;
-    use dwell_core::session::EndReason;
+    use dwell_core::machine::Access;
+    use dwell_core::owner::{Owner, UserId};
+    use dwell_core::session::{EndReason, Ending};
     use uuid::Uuid;
 
     use super::*;
@@ -650,18 +523,5 @@ mod tests {
         let (gateway, port) = showing(now_here.clone()).await;
         gateway.publish(port, route(1, ended())).await.unwrap();
         assert_eq!(shown(&gateway, port).await, Some(now_here));
-    }
-
-    #[tokio::test]
-    async fn connections_to_an_app_outlive_a_new_word_of_the_same_session_alone() {
-        let app = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-        let gateway = Gateway::new(Ipv4Addr::LOCALHOST.into(), admission());
-        let running = |session| route(session, RouteStatus::Running(app.into()));
-        let first = gateway.shared.backend(running(1), None);
-        let pool = first.app.as_ref().unwrap();
-        let again = gateway.shared.backend(running(1), Some(&first));
-        assert!(Arc::ptr_eq(pool, again.app.as_ref().unwrap()));
-        let other = gateway.shared.backend(running(2), Some(&first));
-        assert!(!Arc::ptr_eq(pool, other.app.as_ref().unwrap()));
     }
 }

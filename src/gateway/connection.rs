@@ -11,7 +11,6 @@ use dwell_core::id::SessionId;
 use hyper::StatusCode;
 use tokio::io::AsyncWrite;
 
-use super::Current;
 use super::access::Entry;
 use super::answer::Answer;
 use super::buffered::{Buffer, Buffered, Stream};
@@ -23,6 +22,7 @@ use super::page::Page;
 use super::patience::{AtOver, Cut, Limit, Patience, TimeLimits};
 use super::pool::Pool;
 use super::relay::Relay;
+use super::route::Current;
 use super::traffic::{Meter, Sender, Traffic};
 use super::transfer::{Broken, Passing, Transfer};
 use crate::admission::Admission;

@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
-use super::Current;
 use super::patience::TimeLimits;
 use super::places::{PER_SESSION, Places};
+use super::route::Current;
 use crate::admission::Admission;
 use crate::session_urls::Address;
 

@@ -15,8 +15,9 @@ use super::head::{self, HeadError, RequestHead, ResponseHead};
 use super::headers::{self, Target, Terms, Way};
 use super::page::{self, Page};
 use super::pool::Pool;
+use super::route::{Route, RouteStatus};
 use super::transfer::Passing;
-use super::{Route, RouteStatus, cors, credentials};
+use super::{cors, credentials};
 use crate::seals::Grant;
 use crate::session_urls::Scheme;
 

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::buffered::{Buffered, Stream};
 use super::channels::Channels;
+use super::listening::notice_dead_peers;
 use super::traffic::{Meter, Sender, Traffic};
 use super::workers::Workers;
 use crate::clock;
@@ -76,7 +77,7 @@ impl Pool {
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
-        super::notice_dead_peers(&stream)?;
+        notice_dead_peers(&stream)?;
         Ok(Stream::Plain(stream))
     }
 
