@@ -25,7 +25,7 @@ help: ## List the recipes
 run: ## A first session: a web server, its URL and the time left
 	$(CARGO) run --release -- run -- python3 -m http.server {port}
 
-test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-faults fuzz ## Everything, cheap checks first; what CI runs
+test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-browser test-faults fuzz ## Everything, cheap checks first; what CI runs
 
 test-unit: ## Unit and property tests, in seconds once built
 	$(CARGO) test --workspace --lib
@@ -49,7 +49,7 @@ test-faults: ## Processes killed at every step and at random; disks that are ful
 	$(CARGO) test --test faults --no-run
 	$(AS_ROOT) $(CARGO) test --test faults -- --test-threads=4
 
-test-browser: setup setup-browser ## JupyterLab, Gradio and VS Code, used by a browser through every kind of URL
+test-browser: setup setup-browser ## JupyterLab, Gradio and VS Code through every kind of URL, and frames, in a browser
 	tests/setup/debian.sh ip=iproute2 unshare=util-linux
 	$(CARGO) test --test browser --no-run
 	$(IN_NETWORK) $(CARGO) test --test browser -- --test-threads=3

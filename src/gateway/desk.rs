@@ -9,7 +9,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::header::{HOST, HeaderValue};
+use axum::http::{StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use bytes::{Buf, Bytes};
@@ -114,7 +115,7 @@ impl Desk {
     /// Answer one request that came in a stream of HTTP/2.
     pub(super) async fn answer(&self, request: hyper::Request<Incoming>) -> Response {
         let app = self.app.clone();
-        let answering = app.oneshot(request.map(Body::new));
+        let answering = app.oneshot(in_http1(request).map(Body::new));
         match self.open.spawn_on(answering, &self.runtime).await {
             Ok(Ok(response)) => response,
             // It cannot fail, so it has panicked, or the server is going.
@@ -122,6 +123,18 @@ impl Desk {
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }
+}
+
+/// A request of HTTP/2 as one of HTTP/1.1. The API reads in one place which host is asked,
+/// and a server that was replaced passes the request on as such.
+fn in_http1<B>(mut request: hyper::Request<B>) -> hyper::Request<B> {
+    *request.version_mut() = Version::HTTP_11;
+    let host = request.uri().authority();
+    let host = host.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
+    request
 }
 
 /// A connection is led by its first request; one for a session must not follow.
@@ -202,5 +215,23 @@ impl AsyncWrite for Handed {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_http_2_reads_like_one_of_http_1() {
+        let asked = Request::builder()
+            .version(Version::HTTP_2)
+            .uri("https://gpu.test:8080/signin?session=1")
+            .header(HOST, "elsewhere.test");
+        let asked = in_http1(asked.body(()).unwrap());
+        assert_eq!(asked.version(), Version::HTTP_11);
+        let hosts: Vec<_> = asked.headers().get_all(HOST).iter().collect();
+        assert_eq!(hosts, ["gpu.test:8080"]);
+        assert_eq!(asked.uri().query(), Some("session=1"));
     }
 }

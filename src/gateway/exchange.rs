@@ -338,7 +338,7 @@ fn pass_door(
     let clean_query = clean_query.as_deref().or(target.query).unwrap_or_default();
     let clean = credentials::with_query(target.path, clean_query);
     let passage = credentials::admit(visit.admission(), at, target.query, head.lines)
-        .map_err(|error| Page::private(error, visit.sign_in(&clean)))?;
+        .map_err(|error| Page::private(error, &visit.sign_in(&clean)))?;
     let grant = passage.admitted.grant;
     asked.by = Some(grant);
     let only_looks = asked.is_safe && !asked.would_switch;

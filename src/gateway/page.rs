@@ -1,5 +1,7 @@
 //! What the gateway says itself: a page for people, JSON for programs.
 
+use std::borrow::Cow;
+
 use dwell_core::session::{EndReason, Ending};
 use hyper::StatusCode;
 
@@ -18,8 +20,8 @@ pub(super) struct Page {
     is_soon: bool,
     /// Nothing more will come on this connection.
     is_last: bool,
-    /// Where a person can get what is missing.
-    sign_in: Option<String>,
+    /// What people are told in the place of the detail, as HTML.
+    for_people: Option<String>,
 }
 
 impl Page {
@@ -31,7 +33,7 @@ impl Page {
             session: None,
             is_soon: false,
             is_last: false,
-            sign_in: None,
+            for_people: None,
         }
     }
 
@@ -125,9 +127,22 @@ impl Page {
         }
     }
 
-    pub(super) fn private(error: KeyError, sign_in: String) -> Self {
+    /// For who is not let in, and can sign in there.
+    pub(super) fn private(error: KeyError, sign_in: &str) -> Self {
+        let sentence = match error {
+            KeyError::Missing => "This session is private.",
+            KeyError::Unknown => {
+                "This session is private. What you came with does not open it, or no longer."
+            }
+            KeyError::Revoked => "This session is private. What you came with was revoked.",
+        };
+        let for_people = format!(
+            "<p>{sentence}</p><p><a href=\"{}\">Sign in</a> with a key of its owner, or come \
+             by a link that was shared with you.</p>",
+            escape(sign_in)
+        );
         Self {
-            sign_in: Some(sign_in),
+            for_people: Some(for_people),
             ..Self::new(StatusCode::UNAUTHORIZED, "Private", error.to_string())
         }
     }
@@ -209,20 +224,16 @@ impl Page {
         } else {
             ""
         };
-        let hint = self.sign_in.as_ref().map_or_else(String::new, |sign_in| {
-            format!(
-                "<p>This session is private.</p><p><a href=\"{}\">Sign in</a> with a key of \
-                 its owner, or come by a link that was shared with you.</p>",
-                escape(sign_in)
-            )
-        });
+        let said = match &self.for_people {
+            Some(said) => Cow::Borrowed(said),
+            None => Cow::Owned(format!("<p>{}</p>", escape(&self.detail))),
+        };
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
              <meta name=\"viewport\" content=\"width=device-width\">{refresh}\
              <title>{title}</title><style>{STYLE}</style></head>\n\
-             <body><main><h1>{title}</h1><p>{detail}</p>{hint}</main></body></html>\n",
+             <body><main><h1>{title}</h1>{said}</main></body></html>\n",
             title = escape(self.title),
-            detail = escape(&self.detail),
         )
     }
 }
@@ -269,5 +280,18 @@ mod tests {
         let html = page.html();
         assert!(html.contains("&lt;script&gt;&#39;x&#39; &amp; &quot;y&quot;"));
         assert!(!html.contains("<script>"));
+    }
+
+    #[test]
+    fn people_are_told_that_a_session_is_private_and_programs_what_their_key_lacks() {
+        for error in [KeyError::Missing, KeyError::Unknown, KeyError::Revoked] {
+            let page = Page::private(error, "/signin?session=\"><script>");
+            let detail = serde_json::json!({"detail": error.to_string()});
+            assert_eq!(page.json(), detail.to_string());
+            let html = page.html();
+            assert_eq!(html.matches("This session is private.").count(), 1);
+            assert!(!html.contains(&error.to_string()), "{html}");
+            assert!(html.contains("href=\"/signin?session=&quot;&gt;&lt;script&gt;\""));
+        }
     }
 }

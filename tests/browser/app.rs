@@ -35,7 +35,7 @@ pub async fn is_used<A: App>(app: A, way: Way) {
     let url = url.trim_end_matches('/').to_owned();
     assert!(url.starts_with(way.scheme), "{url}");
     let visit = Visit {
-        browser: Browser::open(&url, &way.flags).await,
+        browser: Browser::open(&[&url], &way.flags).await,
         work: way.server.dir.join("sessions").join(&id).join("work"),
         url,
     };

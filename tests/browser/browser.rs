@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use thirtyfour::prelude::*;
 use thirtyfour::{ChromiumLikeCapabilities, LoggingPrefsLogLevel};
@@ -31,6 +32,11 @@ const ALWAYS: [&str; 11] = [
     "--window-size=1400,1000",
 ];
 
+/// As some browsers come, and all can be set.
+fn no_third_party_cookies() -> Value {
+    json!({"profile.cookie_controls_mode": 1})
+}
+
 /// On a host of its own: where cables come and go, as they do here, a browser drops its
 /// connections.
 pub struct Browser {
@@ -41,27 +47,30 @@ pub struct Browser {
     mark: String,
     dir: TempDir,
     _host: Namespace,
-    _relay: Relay,
+    _relays: Vec<Relay>,
     _subnet: Subnet,
 }
 
 impl Browser {
-    /// One that reaches nothing but the origin of this URL, which is served here.
-    pub async fn open(url: &str, flags: &[String]) -> Self {
-        let (_, origin) = url.split_once("://").unwrap();
-        let (_, port) = origin.rsplit_once(':').unwrap();
+    /// One that reaches nothing but these origins, which are served here.
+    pub async fn open(origins: &[&str], flags: &[String]) -> Self {
         let (host, subnet) = (Namespace::new(), Subnet::new());
         // Its address of this kind would come seconds after the cable.
         let none = "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6";
         host.has(&["sh", "-c", none]);
         subnet.connect(&host);
-        let relay = Relay::at(subnet.ours()).await;
-        relay.lead_to(address(&format!("http://127.0.0.1:{port}")));
         let (near, far) = (subnet.ours(), subnet.theirs());
-        let resolved = format!(
-            "--host-resolver-rules=MAP {origin} {}, MAP * ~NOTFOUND, EXCLUDE {near}",
-            relay.at
-        );
+        let mut resolved = "--host-resolver-rules=".to_owned();
+        let mut relays = Vec::new();
+        for origin in origins {
+            let (_, authority) = origin.split_once("://").unwrap();
+            let (_, port) = authority.rsplit_once(':').unwrap();
+            let relay = Relay::at(near).await;
+            relay.lead_to(address(&format!("http://127.0.0.1:{port}")));
+            resolved += &format!("MAP {authority} {}, ", relay.at);
+            relays.push(relay);
+        }
+        resolved += &format!("MAP * ~NOTFOUND, EXCLUDE {near}");
 
         let dir = tempfile::tempdir().unwrap();
         let mark = format!("DWELL_TEST_BROWSER={}", dir.path().display());
@@ -85,7 +94,7 @@ impl Browser {
             mark,
             dir,
             _host: host,
-            _relay: relay,
+            _relays: relays,
             _subnet: subnet,
         };
         let mut lines = said.lines().map_while(Result::ok);
@@ -107,6 +116,9 @@ impl Browser {
         for flag in always.chain(own).chain(flags.iter().cloned()) {
             wanted.add_arg(&flag).unwrap();
         }
+        wanted
+            .add_experimental_option("prefs", no_third_party_cookies())
+            .unwrap();
         wanted
             .set_browser_log_level(LoggingPrefsLogLevel::All)
             .unwrap();

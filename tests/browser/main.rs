@@ -13,6 +13,7 @@ mod code_server;
 #[expect(dead_code, reason = "the tests of the tunnel use the rest of it")]
 #[path = "../tunnel/far.rs"]
 mod far;
+mod frames;
 mod gradio;
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 #[path = "../e2e/harness.rs"]
