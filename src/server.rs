@@ -28,8 +28,7 @@ use crate::gpus;
 use crate::keys::{self, AgentSecrets, SlugSecret};
 use crate::launcher::local::Local;
 use crate::session_urls::{Origin, Scheme, SessionUrls};
-use crate::store::sqlite::Sqlite;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreAt, StoreError};
 use crate::sweep;
 use crate::takeover::{Doorbell, Listeners, Successor};
 use crate::tunnel::{Switchboard, Tunnel};
@@ -106,7 +105,7 @@ impl Server {
         let data_dir = config.data_dir.clone();
         data_dir.create()?;
         let lock = data_dir.hold()?;
-        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&data_dir.store())?);
+        let store = config.store.open(&data_dir.store()).await?;
         let (listener, session_listeners) = match inherited {
             Some(Listeners { api, sessions }) => (api, sessions),
             None => (listen(config.listen)?, HashMap::new()),
@@ -523,12 +522,13 @@ fn key_of(secret: &str, principal: Principal, name: &str) -> Key {
 /// When a server has the data directory, or it cannot be written.
 pub async fn create_key_offline(
     data_dir: &DataDir,
+    store: &StoreAt,
     principal: Principal,
     name: &str,
 ) -> Result<String, StartError> {
     data_dir.create()?;
     let _lock = data_dir.hold()?;
-    let store = Sqlite::open(&data_dir.store())?;
+    let store = store.open(&data_dir.store()).await?;
     let snapshot = store.load().await?;
     let settings = Settings {
         limits: dwell_core::limits::Limits::default(),

@@ -1,9 +1,14 @@
 //! What a store promises, told of every kind of store there is.
 
 #[cfg(test)]
+#[path = "../postgres/cluster.rs"]
+mod cluster;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod postgres;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]
