@@ -2,9 +2,10 @@
 //! socket in it. What a test process started is stopped and removed when that process has
 //! ended, however it did.
 
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -17,6 +18,12 @@ full_page_writes = off
 listen_addresses = ''
 max_connections = 400
 wal_level = replica
+";
+
+/// Ann needs a password.
+const WHO_MAY_COME: &str = "local all ann scram-sha-256
+local all all trust
+local replication all trust
 ";
 
 /// A server.
@@ -43,6 +50,7 @@ impl Cluster {
             &["-A", "trust", "-U", "dwell", "-E", "UTF8", "-N"],
         );
         cluster.configure(FOR_TESTS);
+        std::fs::write(cluster.data().join("pg_hba.conf"), WHO_MAY_COME).unwrap();
         cluster.up();
         cluster
     }
@@ -138,24 +146,44 @@ impl Cluster {
         );
     }
 
+    /// `psql`, which prints what it is answered and nothing else.
+    fn psql(&self, database: &str) -> Command {
+        let mut psql = Command::new(program("psql"));
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
+            .args(["-U", "dwell", "-d", database, "-h"])
+            .arg(&self.dir);
+        psql
+    }
+
+    /// Does it take connections?
+    pub fn answers(&self, database: &str) -> bool {
+        let asked = self.psql(database).args(["-c", "SELECT 1"]).output();
+        asked.unwrap().status.success()
+    }
+
+    /// Another session, in which this is done, and which stays until it is dropped.
+    pub fn meanwhile(&self, database: &str, sql: &str) -> Meanwhile {
+        let mut psql = self.psql(database);
+        let mut psql = psql
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = psql.stdin.take().unwrap();
+        writeln!(stdin, "{sql};\n\\echo done").unwrap();
+        let mut done = String::new();
+        let stdout = psql.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut done).unwrap();
+        assert_eq!(done, "done\n");
+        Meanwhile {
+            psql,
+            stdin: Some(stdin),
+        }
+    }
+
     /// What `psql` prints of this.
     pub fn sql(&self, database: &str, sql: &str) -> String {
-        let said = Command::new(program("psql"))
-            .args([
-                "-X",
-                "-q",
-                "-A",
-                "-t",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-U",
-                "dwell",
-            ])
-            .args(["-d", database, "-c", sql])
-            .arg("-h")
-            .arg(&self.dir)
-            .output()
-            .unwrap();
+        let said = self.psql(database).args(["-c", sql]).output().unwrap();
         let stderr = String::from_utf8_lossy(&said.stderr);
         assert!(said.status.success(), "{sql}: {stderr}");
         String::from_utf8(said.stdout).unwrap().trim().to_owned()
@@ -178,6 +206,19 @@ impl Cluster {
             "postgres://dwell@localhost/{database}?host={}",
             self.dir.display()
         )
+    }
+}
+
+/// See [`Cluster::meanwhile`].
+pub struct Meanwhile {
+    psql: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Drop for Meanwhile {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.psql.wait();
     }
 }
 

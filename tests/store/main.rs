@@ -1,6 +1,8 @@
 //! What a store promises, told of every kind of store there is.
 
 #[cfg(test)]
+mod child;
+#[cfg(test)]
 #[path = "../postgres/cluster.rs"]
 mod cluster;
 #[cfg(test)]

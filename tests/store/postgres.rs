@@ -1,5 +1,12 @@
 //! Postgres keeps what every store promises, and what only a server can be asked for.
 
+mod fence;
+mod line;
+mod loss;
+mod plans;
+mod refusal;
+mod survival;
+
 use dwell::store::postgres::{Address, Postgres};
 
 use crate::cluster::Cluster;
@@ -12,6 +19,11 @@ impl Database {
     fn address(&self) -> Address {
         Cluster::shared().url(&self.0).parse().unwrap()
     }
+
+    /// What `psql` says there.
+    fn sql(&self, sql: &str) -> String {
+        Cluster::shared().sql(&self.0, sql)
+    }
 }
 
 impl Home for Database {
@@ -23,6 +35,14 @@ impl Home for Database {
 
     async fn open(&self) -> Postgres {
         Postgres::open(&self.address()).await.unwrap()
+    }
+}
+
+/// Why it cannot be opened.
+async fn refusal(address: &Address) -> String {
+    match Postgres::open(address).await {
+        Ok(_) => panic!("{address} was opened"),
+        Err(refusal) => refusal.0,
     }
 }
 
