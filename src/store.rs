@@ -7,8 +7,10 @@
 //! What a store promises is told, story by story, in `tests/store/conformance.rs`.
 
 mod columns;
+pub mod copy;
 pub mod postgres;
 pub mod sqlite;
+mod whole;
 
 use std::path::Path;
 use std::sync::Arc;

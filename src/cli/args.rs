@@ -73,12 +73,14 @@ impl StoreArg {
         self.store.clone().filter(|text| !text.trim().is_empty())
     }
 
-    /// Where they are, of those who read no config file.
-    pub fn place(&self) -> Result<StoreAt, Failure> {
-        match self.said() {
-            None => Ok(StoreAt::DataDir),
-            Some(text) => parse_store(&text).map_err(|why| Failure::new(format!("--store: {why}"))),
-        }
+    /// Where they are, for those who read no config file.
+    ///
+    /// # Errors
+    /// A sentence that says what it should be.
+    pub fn place(&self) -> Result<StoreAt, String> {
+        self.said().map_or(Ok(StoreAt::DataDir), |text| {
+            parse_store(&text).map_err(|why| format!("--store: {why}"))
+        })
     }
 }
 

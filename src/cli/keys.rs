@@ -126,7 +126,7 @@ async fn create_offline(data_dir: &DataDir, args: CreateArgs) -> Result<(), Fail
         org: args.org.map(OrgId),
         admin: args.admin,
     };
-    let store = args.store.place()?;
+    let store = args.store.place().map_err(Failure::new)?;
     print(&create_key_offline(data_dir, &store, principal, &args.name).await?)
 }
 

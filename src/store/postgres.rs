@@ -13,6 +13,7 @@ mod queries;
 mod readers;
 mod rows;
 mod schema;
+mod whole;
 mod writer;
 
 use async_trait::async_trait;
@@ -27,6 +28,7 @@ use dwell_core::share::Share;
 pub use self::address::Address;
 use self::line::Line;
 use self::readers::Readers;
+pub(super) use self::whole::Whole;
 use self::writer::Writer;
 use super::{EventQuery, SessionRecord, Store, StoreError};
 
@@ -62,6 +64,14 @@ impl Postgres {
     pub fn transactions(&self) -> u64 {
         self.writer.transactions()
     }
+}
+
+/// What there is at `address`, in words; it is left as it is.
+///
+/// # Errors
+/// When a server could not use it.
+pub async fn look(address: &Address) -> Result<String, StoreError> {
+    schema::look(address).await
 }
 
 #[async_trait]

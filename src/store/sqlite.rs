@@ -9,6 +9,7 @@ mod error;
 mod queries;
 mod readers;
 mod schema;
+mod whole;
 mod writer;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use dwell_core::session::Session;
 use dwell_core::share::Share;
 
 use self::readers::Readers;
+pub(super) use self::whole::Whole;
 use self::writer::Writer;
 use super::columns::owner_column;
 use super::{EventQuery, SessionRecord, Store, StoreError};

@@ -8,6 +8,8 @@ mod cluster;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod copy;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod postgres;

@@ -177,8 +177,8 @@ impl Line {
     }
 }
 
-/// The new fence.
-async fn take(connection: &mut PgConnection) -> Result<i64, Error> {
+/// The new fence. Those before it are good for nothing more.
+pub(super) async fn take(connection: &mut PgConnection) -> Result<i64, Error> {
     // Waits for a transaction that goes on, and lets none begin.
     raw_sql("BEGIN; LOCK TABLE leadership IN SHARE ROW EXCLUSIVE MODE")
         .execute(&mut *connection)

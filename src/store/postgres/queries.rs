@@ -237,7 +237,7 @@ impl Of<'_> {
 }
 
 /// Arguments one after another.
-trait And: Sized {
+pub(super) trait And: Sized {
     fn and<T>(self, value: T) -> Result<Self, StoreError>
     where
         T: for<'t> Encode<'t, Postgres> + Type<Postgres>;

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use sqlx_core::Error;
 use sqlx_core::connection::ConnectOptions;
 use sqlx_core::query::query;
+use sqlx_core::query_as::query_as;
 use sqlx_core::query_scalar::query_scalar;
 use sqlx_core::raw_sql::raw_sql;
 use sqlx_core::row::Row;
 use sqlx_postgres::PgConnection;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Address;
 use super::error::{Kind, Trouble};
@@ -22,6 +24,9 @@ const MIGRATIONS: &[&str] = &[include_str!(
 
 /// A server that does not answer by then is not there.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// For how long it is waited for somebody who uses the store.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whoever brings the schema to a version holds this advisory lock of the database.
 const MIGRATING: i64 = 0x6477_656c_6c01;
@@ -39,15 +44,54 @@ pub(super) async fn connect(address: &Address) -> Result<PgConnection, Trouble> 
 /// One to write by: what a commit says is on the disk, and nobody copies the store
 /// meanwhile.
 pub(super) async fn connect_to_write(address: &Address) -> Result<PgConnection, Trouble> {
+    let mut connection = connect_to_primary(address).await?;
+    let shared = lock(&mut connection, "SELECT pg_try_advisory_lock_shared($1)").await;
+    match shared.map_err(|error| Trouble::of(address, &error))? {
+        true => Ok(connection),
+        false => Err(Trouble::at(
+            address,
+            Kind::Unable,
+            "is being copied by `dwell store copy`; start again when that is done",
+        )),
+    }
+}
+
+/// One to copy by: no server is at work on the store, and none begins.
+pub(super) async fn connect_alone(address: &Address) -> Result<PgConnection, Trouble> {
+    let mut connection = connect_to_primary(address).await?;
+    let alone = lock(&mut connection, "SELECT pg_try_advisory_lock($1)").await;
+    match alone.map_err(|error| Trouble::of(address, &error))? {
+        true => Ok(connection),
+        false => Err(Trouble::at(
+            address,
+            Kind::Unable,
+            "is in use by a server; stop that first",
+        )),
+    }
+}
+
+/// Whether the lock was had. Of one who was killed it is free a moment later.
+async fn lock(connection: &mut PgConnection, sql: &'static str) -> Result<bool, Error> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let asked = query_scalar(sql).bind(IN_USE).fetch_one(&mut *connection);
+        let had = asked.await?;
+        if had || Instant::now() > deadline {
+            return Ok(had);
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A connection to a server that can be written, for good once it says so.
+async fn connect_to_primary(address: &Address) -> Result<PgConnection, Trouble> {
     let mut connection = connect(address).await?;
     let trouble = |error| Trouble::of(address, &error);
     let unable = |what: &str| Err(Trouble::at(address, Kind::Unable, what));
     let found = query(
         "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-                current_setting('server_encoding'), current_setting('synchronous_commit') = 'off',
-                pg_try_advisory_lock_shared($1)",
+                current_setting('server_encoding'), current_setting('synchronous_commit') = 'off'",
     )
-    .bind(IN_USE)
     .fetch_one(&mut connection)
     .await
     .map_err(trouble)?;
@@ -55,7 +99,6 @@ pub(super) async fn connect_to_write(address: &Address) -> Result<PgConnection, 
     let read_only: bool = found.try_get(1).map_err(trouble)?;
     let encoding: String = found.try_get(2).map_err(trouble)?;
     let would_not_wait: bool = found.try_get(3).map_err(trouble)?;
-    let shared: bool = found.try_get(4).map_err(trouble)?;
     if standby {
         return unable("is a standby, which can only be read; name the primary");
     }
@@ -71,9 +114,6 @@ pub(super) async fn connect_to_write(address: &Address) -> Result<PgConnection, 
              createdb --encoding UTF8 --template template0"
         ));
     }
-    if !shared {
-        return unable("is being copied by `dwell store copy`; start again when that is done");
-    }
     if would_not_wait {
         query("SET synchronous_commit = on")
             .execute(&mut connection)
@@ -83,6 +123,28 @@ pub(super) async fn connect_to_write(address: &Address) -> Result<PgConnection, 
     Ok(connection)
 }
 
+/// What a server would find, in words.
+pub(super) async fn look(address: &Address) -> Result<String, StoreError> {
+    let mut connection = connect_to_primary(address).await?;
+    let trouble = |error| Trouble::of(address, &error).sentence;
+    let (version, is_new): (String, bool) =
+        query_as("SELECT current_setting('server_version'), to_regclass('dwell_schema') IS NULL")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(trouble)?;
+    let found = if is_new {
+        "nothing of dwell's yet".to_owned()
+    } else {
+        let schema = query_scalar("SELECT version FROM dwell_schema")
+            .fetch_one(&mut connection)
+            .await;
+        let schema = schema.map_err(trouble)?;
+        refuse_newer(address, schema)?;
+        format!("schema {schema}")
+    };
+    Ok(format!("{address}, Postgres {version}, {found}"))
+}
+
 /// Bring the schema to this version's.
 pub(super) async fn migrate(
     address: &Address,
@@ -90,6 +152,10 @@ pub(super) async fn migrate(
 ) -> Result<(), StoreError> {
     let migrated = try_migrate(connection).await;
     let schema = migrated.map_err(|error| Trouble::of(address, &error).sentence)?;
+    refuse_newer(address, schema)
+}
+
+fn refuse_newer(address: &Address, schema: i64) -> Result<(), StoreError> {
     let known = MIGRATIONS.len();
     if usize::try_from(schema).is_ok_and(|schema| schema <= known) {
         return Ok(());
@@ -101,7 +167,7 @@ pub(super) async fn migrate(
 }
 
 /// The schema that there was. That of a newer version is left as it is.
-async fn try_migrate(connection: &mut PgConnection) -> Result<i64, sqlx_core::Error> {
+async fn try_migrate(connection: &mut PgConnection) -> Result<i64, Error> {
     raw_sql("BEGIN").execute(&mut *connection).await?;
     // Ends with the transaction.
     query("SELECT pg_advisory_xact_lock($1)")

@@ -81,7 +81,9 @@ async fn a_collision_is_tried_again_and_a_lasting_one_is_said() {
         home.sql("ALTER SEQUENCE tries MINVALUE -1000000 RESTART -1000000");
         let refused = store.commit(vec![put(&session(2))]).await.unwrap_err();
         assert!(
-            refused.0.contains("has others who write to it all the time (collided); try again"),
+            refused
+                .0
+                .contains("has others who write to it all the time (collided); try again"),
             "{refused}"
         );
         let tries: i64 = home.sql("SELECT last_value FROM tries").parse().unwrap();
@@ -95,7 +97,9 @@ async fn a_standby_is_refused_until_it_is_promoted() {
     let primary = Cluster::start();
     let database = primary.database();
     let address = primary.url(&database).parse().unwrap();
-    let store = dwell::store::postgres::Postgres::open(&address).await.unwrap();
+    let store = dwell::store::postgres::Postgres::open(&address)
+        .await
+        .unwrap();
     store.commit(vec![put(&session(1))]).await.unwrap();
     let standby = primary.standby();
     let address = standby.url(&database).parse().unwrap();
@@ -103,7 +107,9 @@ async fn a_standby_is_refused_until_it_is_promoted() {
     assert_eq!(refusal(&address).await, expected);
 
     standby.program("pg_ctl", &["-w", "promote"]);
-    let store = dwell::store::postgres::Postgres::open(&address).await.unwrap();
+    let store = dwell::store::postgres::Postgres::open(&address)
+        .await
+        .unwrap();
     store.commit(vec![put(&session(2))]).await.unwrap();
     assert_eq!(store.open_sessions(&ann(), None).await.unwrap().len(), 2);
 }

@@ -87,7 +87,10 @@ impl Line {
     /// Until so many came while it was closed.
     pub async fn turned_away(&self, count: u32) {
         let mut turned_away = self.turned_away.clone();
-        turned_away.wait_for(|so_far| *so_far >= count).await.unwrap();
+        turned_away
+            .wait_for(|so_far| *so_far >= count)
+            .await
+            .unwrap();
     }
 }
 
@@ -112,7 +115,10 @@ async fn carry(client: TcpStream, socket: &Path, wanted: &Mutex<Wanted>) -> Opti
                 }
                 None => {}
             }
-            to_server.write_all(&[&[letter], &*body].concat()).await.ok()?;
+            to_server
+                .write_all(&[&[letter], &*body].concat())
+                .await
+                .ok()?;
         }
     };
     let back = async move {

@@ -70,7 +70,9 @@ async fn a_server_that_is_gone_is_named_and_used_again_when_it_is_back() {
     );
     for refusal in [read.unwrap_err(), written.unwrap_err()] {
         assert!(
-            refusal.0.starts_with(&format!("{address} cannot be reached (")),
+            refusal
+                .0
+                .starts_with(&format!("{address} cannot be reached (")),
             "{refusal}"
         );
         assert!(refusal.0.contains("see whether Postgres runs there"));

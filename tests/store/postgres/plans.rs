@@ -61,7 +61,10 @@ async fn no_question_of_an_owner_reads_whole_tables() {
         }
         assert_eq!(store.machines(&ann).await.unwrap().len(), 1);
         assert!(store.machine(&ann, machine).await.unwrap().is_some());
-        assert_eq!(store.machine_versions(&ann, machine).await.unwrap().len(), 1);
+        assert_eq!(
+            store.machine_versions(&ann, machine).await.unwrap().len(),
+            1
+        );
         let found = store.machine_version(&ann, machine, version).await;
         assert!(found.unwrap().is_some());
         assert_eq!(store.keys(&ann).await.unwrap().len(), 1);

@@ -79,7 +79,8 @@ async fn who_is_not_let_in_is_told_so_and_no_password_is_shown() {
 #[tokio::test]
 async fn a_database_that_is_not_there_is_named() {
     let address = Cluster::shared().url("nowhere").parse().unwrap();
-    let expected = format!("{address} is not there: make the database with createdb, or name another");
+    let expected =
+        format!("{address} is not there: make the database with createdb, or name another");
     assert_eq!(refusal(&address).await, expected);
     let elsewhere = "postgres://dwell@127.0.0.1:1/dwell".parse().unwrap();
     let refused = refusal(&elsewhere).await;
@@ -104,8 +105,12 @@ async fn a_database_of_something_else_is_refused_and_left_as_it_is() {
     let home = Database::fresh().await;
     home.sql("CREATE TABLE sessions (mine TEXT)");
     let refused = refusal(&home.address()).await;
-    assert!(refused.contains("has something else of a name that dwell needs"), "{refused}");
-    let tables = home.sql("SELECT string_agg(tablename, ',') FROM pg_tables WHERE schemaname = 'public'");
+    assert!(
+        refused.contains("has something else of a name that dwell needs"),
+        "{refused}"
+    );
+    let tables =
+        home.sql("SELECT string_agg(tablename, ',') FROM pg_tables WHERE schemaname = 'public'");
     assert_eq!(tables, "sessions");
 }
 
@@ -144,6 +149,9 @@ async fn a_database_that_lacks_a_table_is_said() {
     let store = home.open().await;
     home.sql("DROP TABLE shares");
     let refused = store.load().await.unwrap_err();
-    assert!(refused.0.contains("lacks something of dwell's"), "{refused}");
+    assert!(
+        refused.0.contains("lacks something of dwell's"),
+        "{refused}"
+    );
     assert!(refused.0.contains("restore the database from a backup"));
 }
