@@ -89,6 +89,6 @@ fuzz: ## What comes from outside, with made-up input, FUZZ_SECONDS=15 a target
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version $(CARGO_FUZZ)
 	fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-bench: ## The figures of the README, or FIGURES="gateway …" alone
+bench: setup-postgres ## The figures of the README, or FIGURES="gateway …" alone
 	$(CARGO) build --release --workspace
 	target/release/dwell-bench target/release/dwell $(FIGURES)

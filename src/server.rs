@@ -35,6 +35,8 @@ use crate::tunnel::{Switchboard, Tunnel};
 
 /// How long open requests may take to finish when the server goes.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long the store may take for what it was told last, then.
+const STOP_MAX: Duration = Duration::from_secs(15);
 /// How long a connection is kept for its next request once another server has taken
 /// over.
 const KEEP_IDLE: Duration = Duration::from_secs(10);
@@ -353,7 +355,12 @@ impl Server {
         if tokio::time::timeout(DRAIN_MAX, finished).await.is_err() {
             tracing::warn!("some requests did not finish within {DRAIN_MAX:?} and were cut off");
         }
-        self.driving.stop().await;
+        if tokio::time::timeout(STOP_MAX, self.driving.stop())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the store does not answer; what it was told last may be on record");
+        }
         self.gateway.shutdown().await;
         self.data_dir.remove_server_file();
     }

@@ -148,7 +148,7 @@ impl<'a> Pages<'a> {
 /// A store that nobody else can write to, in a transaction.
 enum Whole {
     Sqlite(sqlite::Whole, Option<DataDirLock>),
-    Postgres(postgres::Whole),
+    Postgres(Box<postgres::Whole>),
 }
 
 impl Whole {
@@ -158,7 +158,10 @@ impl Whole {
                 let lock = hold_directory(file)?;
                 Ok(Self::Sqlite(sqlite::Whole::open(file)?, lock))
             }
-            Place::Postgres(address) => Ok(Self::Postgres(postgres::Whole::open(address).await?)),
+            Place::Postgres(address) => {
+                let store = postgres::Whole::open(address).await?;
+                Ok(Self::Postgres(Box::new(store)))
+            }
         }
     }
 

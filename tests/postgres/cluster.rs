@@ -44,12 +44,17 @@ impl Cluster {
 
     /// One that may be stopped, killed and broken.
     pub fn start() -> Self {
-        let cluster = Self::new();
+        Self::start_in(&std::env::temp_dir(), FOR_TESTS)
+    }
+
+    /// One in a directory there, with this configuration.
+    pub fn start_in(parent: &Path, configuration: &str) -> Self {
+        let cluster = Self::new(parent);
         cluster.program(
             "initdb",
             &["-A", "trust", "-U", "dwell", "-E", "UTF8", "-N"],
         );
-        cluster.configure(FOR_TESTS);
+        cluster.configure(configuration);
         std::fs::write(cluster.data().join("pg_hba.conf"), WHO_MAY_COME).unwrap();
         cluster.up();
         cluster
@@ -57,7 +62,7 @@ impl Cluster {
 
     /// A standby of this one, which follows it.
     pub fn standby(&self) -> Self {
-        let standby = Self::new();
+        let standby = Self::new(&std::env::temp_dir());
         let from = self.dir.display().to_string();
         let into = standby.data().display().to_string();
         standby.run(
@@ -70,8 +75,8 @@ impl Cluster {
         standby
     }
 
-    fn new() -> Self {
-        let dir = as_postgres_may_write(tempfile::tempdir().unwrap());
+    fn new(parent: &Path) -> Self {
+        let dir = as_postgres_may_write(tempfile::tempdir_in(parent).unwrap());
         let mut keeper = command("/bin/sh");
         let stop = format!(
             "read -r _; {} -D '{dir}/data' -m immediate stop; rm -rf '{dir}'",
@@ -231,10 +236,15 @@ impl Drop for Cluster {
 
 /// Postgres refuses to run as root.
 fn other_user() -> Option<User> {
-    Uid::effective().is_root().then(|| {
-        let user = User::from_name("postgres").unwrap();
-        user.expect("there is no user postgres; is Postgres installed? `make setup-postgres`")
-    })
+    if !Uid::effective().is_root() {
+        return None;
+    }
+    let user = User::from_name("postgres").unwrap();
+    assert!(
+        user.is_some(),
+        "there is no user postgres; is Postgres installed? `make setup-postgres`"
+    );
+    user
 }
 
 fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {

@@ -16,4 +16,6 @@ mod postgres;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]
+mod schemas;
+#[cfg(test)]
 mod sqlite;

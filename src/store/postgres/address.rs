@@ -20,12 +20,12 @@ const SILENCE_MAX: &str = "5s";
 #[derive(Clone)]
 pub struct Address {
     url: String,
-    options: PgConnectOptions,
+    options: Box<PgConnectOptions>,
 }
 
 impl Address {
     /// How to connect.
-    pub(super) const fn options(&self) -> &PgConnectOptions {
+    pub(super) fn options(&self) -> &PgConnectOptions {
         &self.options
     }
 }
@@ -51,11 +51,11 @@ impl FromStr for Address {
         let options = options.options(limits).disable_statement_logging();
         Ok(Self {
             url: url.to_owned(),
-            options: if named {
+            options: Box::new(if named {
                 options
             } else {
                 options.application_name("dwell")
-            },
+            }),
         })
     }
 }

@@ -28,6 +28,10 @@ pub(super) enum Kind {
 impl Trouble {
     /// What `error`, met at `address`, means.
     pub(super) fn of(address: &Address, error: &Error) -> Self {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "sqlx's list of errors is open; the rest is about rows"
+        )]
         let (kind, what) = match error {
             Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
                 Some(error) => said(error),
@@ -73,12 +77,9 @@ impl From<Trouble> for StoreError {
 
 /// Of these no more is heard, whatever the transaction was: the session is over.
 pub(super) fn ends_session(error: &Error) -> bool {
-    match error {
-        Error::Database(error) => error
-            .try_downcast_ref::<PgDatabaseError>()
-            .is_none_or(|error| is_fatal(error)),
-        _ => true,
-    }
+    let said = error.as_database_error();
+    said.and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        .is_none_or(is_fatal)
 }
 
 fn is_fatal(error: &PgDatabaseError) -> bool {

@@ -113,37 +113,28 @@ fn bind<'a>(
     kind: Kind,
     column: impl Iterator<Item = &'a Value>,
 ) -> Result<(PgArguments, &'static str), StoreError> {
-    match kind {
-        Kind::Id => {
-            let ids = column.map(|value| match value {
-                Value::Id(id) => Some(Uuid::from_bytes(*id)),
-                _ => None,
-            });
-            Ok((arguments.and(ids.collect::<Vec<_>>())?, "uuid"))
-        }
-        Kind::Text | Kind::Json => {
-            let texts = column.map(|value| match value {
-                Value::Text(found) if kind == Kind::Text => Some(text(found)),
-                Value::Text(found) => Some(found.clone()),
-                _ => None,
-            });
-            Ok((arguments.and(texts.collect::<Vec<_>>())?, "text"))
-        }
-        Kind::Integer => {
-            let numbers = column.map(|value| match value {
-                Value::Integer(number) => Some(*number),
-                _ => None,
-            });
-            Ok((arguments.and(numbers.collect::<Vec<_>>())?, "bigint"))
-        }
-        Kind::Bytes => {
-            let bytes = column.map(|value| match value {
-                Value::Bytes(bytes) => Some(bytes.clone()),
-                _ => None,
-            });
-            Ok((arguments.and(bytes.collect::<Vec<_>>())?, "bytea"))
+    let (mut ids, mut texts, mut numbers, mut bytes) = (vec![], vec![], vec![], vec![]);
+    for value in column {
+        match (kind, value) {
+            (_, Value::Null) => {
+                ids.push(None);
+                texts.push(None);
+                numbers.push(None);
+                bytes.push(None);
+            }
+            (_, Value::Id(id)) => ids.push(Some(Uuid::from_bytes(*id))),
+            (Kind::Text, Value::Text(found)) => texts.push(Some(text(found))),
+            (_, Value::Text(found)) => texts.push(Some(found.clone())),
+            (_, Value::Integer(number)) => numbers.push(Some(*number)),
+            (_, Value::Bytes(found)) => bytes.push(Some(found.clone())),
         }
     }
+    Ok(match kind {
+        Kind::Id => (arguments.and(ids)?, "uuid"),
+        Kind::Text | Kind::Json => (arguments.and(texts)?, "text"),
+        Kind::Integer => (arguments.and(numbers)?, "bigint"),
+        Kind::Bytes => (arguments.and(bytes)?, "bytea"),
+    })
 }
 
 fn values(row: &PgRow, table: &Table) -> Result<Row, Error> {
