@@ -17,7 +17,7 @@ FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-browser setup setup-browser lint deny soak fuzz mutants bench
+.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ test-unit: ## Unit and property tests, in seconds once built
 test-simulation: ## The core through seeded faults
 	$(CARGO) test -p dwell-core --test simulation
 
-test-parts: setup ## The store, the gateway, the agent, the API's document, the command line
+test-parts: setup setup-postgres ## The store, the gateway, the agent, the API's document, the command line
 	$(CARGO) test --test store --test gateway --test acme --test agent --test openapi --test cli
 	tests/setup/unprivileged.sh
 
@@ -42,7 +42,7 @@ test-tunnel: setup ## Sessions on other hosts: network namespaces, and networks 
 	$(CARGO) test --test tunnel --no-run
 	$(IN_NETWORK) $(CARGO) test --test tunnel
 
-test-e2e: setup ## Real binaries, real clients, real apps
+test-e2e: setup setup-postgres ## Real binaries, real clients, real apps
 	$(CARGO) test --test e2e
 
 test-faults: ## Processes killed at every step and at random; disks that are full, broken, locked
@@ -59,6 +59,9 @@ setup: $(VENV)/.ready ## What the tests need: pinned Python packages in .venv
 $(VENV)/.ready: tests/requirements.txt tests/setup/venv.sh
 	PYTHON="$(PYTHON)" tests/setup/venv.sh $(VENV)
 	touch $@
+
+setup-postgres: ## Postgres's programs, and no server
+	tests/setup/postgres.sh
 
 setup-browser: $(APPS)/.ready ## A browser, and code-server in .apps
 
@@ -86,6 +89,6 @@ fuzz: ## What comes from outside, with made-up input, FUZZ_SECONDS=15 a target
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version $(CARGO_FUZZ)
 	fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-bench: ## The figures of the README, or FIGURES="gateway …" alone
+bench: setup-postgres ## The figures of the README, or FIGURES="gateway …" alone
 	$(CARGO) build --release --workspace
 	target/release/dwell-bench target/release/dwell $(FIGURES)

@@ -14,6 +14,7 @@ mod run;
 mod serve;
 mod sessions;
 mod share;
+mod store;
 mod usage;
 
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ enum Command {
     Usage(usage::UsageArgs),
     Machines(machines::MachinesArgs),
     Keys(keys::KeysArgs),
+    Store(store::StoreArgs),
     Doctor(doctor::DoctorArgs),
     Completions(CompletionsArgs),
 }
@@ -114,6 +116,7 @@ async fn obey(command: Command) -> Result<(), Failure> {
         Command::Usage(args) => usage::usage(args).await,
         Command::Machines(args) => machines::machines(args).await,
         Command::Keys(args) => keys::keys(args).await,
+        Command::Store(args) => store::store(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Completions(args) => completions(&args),
     }

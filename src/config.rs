@@ -22,6 +22,7 @@ use crate::agent::spec::AppLimits;
 use crate::data_dir::DataDir;
 use crate::launcher::local::Manner;
 use crate::session_urls::{Domain, Origin, Scheme, is_domain_name};
+use crate::store::StoreAt;
 pub use acme::AcmeSays;
 use acme::check_names;
 use file::FileSays;
@@ -40,6 +41,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where everything is kept; absolute.
     pub data_dir: DataDir,
+    /// Where records are kept.
+    pub store: StoreAt,
     /// Ports of session URLs.
     pub session_ports: RangeInclusive<u16>,
     /// The host of session URLs, as it stands in them.
@@ -66,7 +69,7 @@ pub struct Config {
 }
 
 /// What flags and `DWELL_…` say. See [`Config`] for what each means.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[expect(missing_docs, reason = "each is what it is in Config")]
 pub struct Flags {
     pub listen: Option<SocketAddr>,
@@ -150,9 +153,8 @@ impl Config {
             place: None,
             sentence: format!("--{flag}: {sentence}"),
         };
-        if let Some(store) = &flags.store {
-            check_store(store).map_err(|sentence| wrong("store", sentence))?;
-        }
+        let store = flags.store.as_deref().map(parse_store).transpose();
+        let store = store.map_err(|sentence| wrong("store", sentence))?;
         let listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
         let session_ports = flags
             .session_ports
@@ -207,6 +209,7 @@ impl Config {
         Ok(Self {
             listen,
             data_dir: DataDir(data_dir),
+            store: store.or(file.store).unwrap_or(StoreAt::DataDir),
             session_ports,
             session_host,
             domain,
@@ -346,13 +349,20 @@ pub fn parse_origin(text: &str) -> Result<String, String> {
     }
 }
 
-fn check_store(store: &str) -> Result<(), String> {
-    match store {
-        "sqlite" => Ok(()),
-        postgres if postgres.starts_with("postgres") => {
-            Err("Postgres is not there yet; use \"sqlite\"".to_owned())
+/// `sqlite`, or `postgres://USER@HOST/DATABASE`.
+///
+/// # Errors
+/// A sentence that says what it should be, and never shows a password.
+pub fn parse_store(text: &str) -> Result<StoreAt, String> {
+    match text {
+        "sqlite" => Ok(StoreAt::DataDir),
+        postgres if postgres.starts_with("postgres") => postgres.parse().map(StoreAt::Postgres),
+        url if url.contains("://") => {
+            Err("there is no such store; use \"sqlite\" or a postgres:// URL".to_owned())
         }
-        other => Err(format!("there is no store \"{other}\"; use \"sqlite\"")),
+        other => Err(format!(
+            "there is no store \"{other}\"; use \"sqlite\" or a postgres:// URL"
+        )),
     }
 }
 

@@ -20,7 +20,7 @@ use dwell_core::refusal::Refusal;
 use dwell_core::session::Session;
 use dwell_core::time::{Millis, Moment};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::admission::ShareVisit;
 use crate::clock;
@@ -34,6 +34,8 @@ pub use live::Live;
 const INBOX_MAX: usize = 4_096;
 /// Inputs that one commit carries at most.
 const BATCH_MAX: usize = 512;
+/// Who asks is not kept waiting longer than this.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// How soon to try again after the store refused.
 const RETRY_AFTER: Millis = Millis(1_000);
 /// How often old sessions are looked for.
@@ -46,7 +48,7 @@ pub enum AskError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// It could not be put on record, or the server is shutting down. Nothing
-    /// happened; ask again later. The sentence says why.
+    /// happened, unless the sentence, which says why, says that this is not known.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -151,7 +153,14 @@ impl Driver {
             .send(Input::Ask(decide))
             .await
             .map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        match timeout(ANSWER_MAX, answer).await {
+            Ok(answer) => answer.map_err(|_| closed())?,
+            Err(_) => Err(AskError::Unavailable(
+                "The store does not answer, and it is not known yet whether this is on record; \
+                 look before you ask again"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// An open session as it goes on, each state after its commit. The last state

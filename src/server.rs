@@ -28,14 +28,15 @@ use crate::gpus;
 use crate::keys::{self, AgentSecrets, SlugSecret};
 use crate::launcher::local::Local;
 use crate::session_urls::{Origin, Scheme, SessionUrls};
-use crate::store::sqlite::Sqlite;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreAt, StoreError};
 use crate::sweep;
 use crate::takeover::{Doorbell, Listeners, Successor};
 use crate::tunnel::{Switchboard, Tunnel};
 
 /// How long open requests may take to finish when the server goes.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long the store may take for what it was told last, then.
+const STOP_MAX: Duration = Duration::from_secs(15);
 /// How long a connection is kept for its next request once another server has taken
 /// over.
 const KEEP_IDLE: Duration = Duration::from_secs(10);
@@ -106,7 +107,7 @@ impl Server {
         let data_dir = config.data_dir.clone();
         data_dir.create()?;
         let lock = data_dir.hold()?;
-        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&data_dir.store())?);
+        let store = config.store.open(&data_dir.store()).await?;
         let (listener, session_listeners) = match inherited {
             Some(Listeners { api, sessions }) => (api, sessions),
             None => (listen(config.listen)?, HashMap::new()),
@@ -354,7 +355,12 @@ impl Server {
         if tokio::time::timeout(DRAIN_MAX, finished).await.is_err() {
             tracing::warn!("some requests did not finish within {DRAIN_MAX:?} and were cut off");
         }
-        self.driving.stop().await;
+        if tokio::time::timeout(STOP_MAX, self.driving.stop())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the store does not answer; what it was told last may be on record");
+        }
         self.gateway.shutdown().await;
         self.data_dir.remove_server_file();
     }
@@ -523,12 +529,13 @@ fn key_of(secret: &str, principal: Principal, name: &str) -> Key {
 /// When a server has the data directory, or it cannot be written.
 pub async fn create_key_offline(
     data_dir: &DataDir,
+    store: &StoreAt,
     principal: Principal,
     name: &str,
 ) -> Result<String, StartError> {
     data_dir.create()?;
     let _lock = data_dir.hold()?;
-    let store = Sqlite::open(&data_dir.store())?;
+    let store = store.open(&data_dir.store()).await?;
     let snapshot = store.load().await?;
     let settings = Settings {
         limits: dwell_core::limits::Limits::default(),

@@ -6,7 +6,14 @@
 //!
 //! What a store promises is told, story by story, in `tests/store/conformance.rs`.
 
+mod columns;
+pub mod copy;
+pub mod postgres;
 pub mod sqlite;
+mod whole;
+
+use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use dwell_core::control_plane::{Change, Snapshot};
@@ -23,6 +30,28 @@ use dwell_core::time::Timestamp;
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StoreError(pub String);
+
+/// Where records are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAt {
+    /// In the data directory, by SQLite.
+    DataDir,
+    /// In a Postgres database.
+    Postgres(postgres::Address),
+}
+
+impl StoreAt {
+    /// Opens the store, to read and to write; in `file` if it is SQLite's.
+    ///
+    /// # Errors
+    /// See [`sqlite::Sqlite::open`] and [`postgres::Postgres::open`].
+    pub async fn open(&self, file: &Path) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(match self {
+            Self::DataDir => Arc::new(sqlite::Sqlite::open(file)?),
+            Self::Postgres(address) => Arc::new(postgres::Postgres::open(address).await?),
+        })
+    }
+}
 
 /// A session as it is on record.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +74,7 @@ pub struct EventQuery {
     pub until: Option<Timestamp>,
 }
 
-/// A store: SQLite now; Postgres is to pass the same conformance suite.
+/// A store: SQLite or Postgres; both pass the same conformance suite.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Everything that still matters, for a server that starts.

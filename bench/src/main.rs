@@ -1,11 +1,18 @@
 //! The figures of the README, measured on this machine. `make bench`.
 //!
-//! usage: dwell-bench DWELL [one|crowd|throughput|memory|restart|deadlines|gateway|tunnel]…
+//! usage: dwell-bench DWELL [one|crowd|throughput|postgres|memory|restart|deadlines|gateway|tunnel]…
 //!
 //! Clients, server and apps share the machine's cores.
 
 mod at_once;
 mod by_hand;
+#[expect(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "the tests' own, who have failed when they cannot go on"
+)]
+#[path = "../../tests/postgres/cluster.rs"]
+mod cluster;
 mod deadlines;
 mod gateway;
 mod http;
@@ -34,10 +41,11 @@ struct Figure {
 
 type Measure = fn(&Path) -> Result<Vec<Figure>>;
 
-const MEASURES: [(&str, Measure); 8] = [
+const MEASURES: [(&str, Measure); 9] = [
     ("one", start::one),
     ("crowd", start::crowd),
     ("throughput", throughput::throughput),
+    ("postgres", throughput::postgres),
     ("memory", memory::memory),
     ("restart", restart::restart),
     ("deadlines", deadlines::deadlines),

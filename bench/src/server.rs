@@ -43,6 +43,12 @@ impl Server {
         Self::start_at("127.0.0.1:0", dwell, dir, slots, "")
     }
 
+    /// The same, with its records in that store.
+    pub fn start_on(store: &str, dwell: &Path, dir: TempDir, slots: u32) -> Result<Self> {
+        let config = format!("store = \"{store}\"\n{LIMITS}[gpus]\nCPU = {slots}\n");
+        Self::start_told("127.0.0.1:0", dwell, dir, &config)
+    }
+
     /// The same, listening there, and with more tables in its configuration.
     pub fn start_at(
         listen: &str,
@@ -52,6 +58,10 @@ impl Server {
         more: &str,
     ) -> Result<Self> {
         let config = format!("{LIMITS}[gpus]\nCPU = {slots}\n{more}");
+        Self::start_told(listen, dwell, dir, &config)
+    }
+
+    fn start_told(listen: &str, dwell: &Path, dir: TempDir, config: &str) -> Result<Self> {
         std::fs::write(config_file(dir.path()), config)?;
         let mut child = launch(dwell, dir.path(), listen, Stdio::piped())?;
         let stderr = child.stderr.take().ok_or("it has no standard error")?;

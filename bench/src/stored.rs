@@ -1,8 +1,7 @@
 //! A store that holds many sessions.
 
 use dwell::data_dir::DataDir;
-use dwell::store::Store;
-use dwell::store::sqlite::Sqlite;
+use dwell::store::StoreAt;
 use dwell_core::control_plane::Change;
 use dwell_core::gpu::{GpuId, GpuType};
 use dwell_core::id::{GpuEventId, SessionId};
@@ -20,9 +19,16 @@ pub const STORED: usize = 100_000;
 
 /// Put as many sessions that have ended into the store of `dir`; their ids.
 pub fn fill(dir: &DataDir) -> Result<Vec<SessionId>> {
+    fill_store(&StoreAt::DataDir, dir)
+}
+
+/// The same, in that store.
+pub fn fill_store(store: &StoreAt, dir: &DataDir) -> Result<Vec<SessionId>> {
     dir.create()?;
-    let store = Sqlite::open(&dir.store())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let store = runtime.block_on(store.open(&dir.store()))?;
     let now = dwell::clock::wall();
     let sessions: Vec<_> = (0..STORED).map(|number| session(number, now)).collect();
     let ids = sessions.iter().map(|session| session.id).collect();

@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dwell::data_dir::DataDir;
+use dwell::store::StoreAt;
+use dwell_core::id::SessionId;
 
+use crate::cluster::Cluster;
 use crate::http::Connection;
 use crate::server::{Server, beside, data_dir};
 use crate::statistics::{Sample, millis};
-use crate::stored::{STORED, fill};
+use crate::stored::{STORED, fill, fill_store};
 use crate::{Figure, Result};
 
 const CLIENTS: usize = 64;
@@ -21,24 +24,43 @@ pub fn throughput(dwell: &Path) -> Result<Vec<Figure>> {
     let ids = fill(&DataDir(dir.path().to_owned()))?;
     // One slot: what is created stays in the queue and is measured without its app.
     let server = Server::start(dwell, dir, 1)?;
+    creates_and_reads(&server, &ids, "")
+}
+
+/// The same with Postgres on this machine, after the same with SQLite.
+pub fn postgres(dwell: &Path) -> Result<Vec<Figure>> {
+    let mut figures = throughput(dwell)?;
+    let dir = data_dir(dwell)?;
+    let beside = dwell.parent().ok_or("the binary is in no directory")?;
+    let cluster = Cluster::start_in(beside, "listen_addresses = ''\n");
+    let url = cluster.url(&cluster.database());
+    let store = StoreAt::Postgres(url.parse()?);
+    let ids = fill_store(&store, &DataDir(dir.path().to_owned()))?;
+    let server = Server::start_on(&url, dwell, dir, 1)?;
+    figures.extend(creates_and_reads(&server, &ids, ", Postgres")?);
+    Ok(figures)
+}
+
+fn creates_and_reads(server: &Server, ids: &[SessionId], what: &str) -> Result<Vec<Figure>> {
     let get = |api: &mut Connection, turn: usize| {
         // Far apart from one to the next.
         let id = ids.get(turn * 7_919 % ids.len()).ok_or("no session")?;
         expect_200(api.get(&format!("/session/{id}"))?.status)
     };
-    let reads = load(&server, get)?;
+    let reads = load(server, get)?;
     let hello = beside("hello")?.display().to_string();
     let body = serde_json::json!({"command": [hello], "gpu": "CPU"}).to_string();
-    let creates = load(&server, |api, _| {
+    let creates = load(server, |api, _| {
         expect_200(api.send("POST", "/session/dynamic", &body)?.status)
     })?;
+    let stored = format!("{CLIENTS} clients, {STORED} sessions stored{what}");
     Ok(vec![
         Figure {
-            what: format!("durable creates, {CLIENTS} clients, {STORED} sessions stored"),
+            what: format!("durable creates, {stored}"),
             measured: creates,
         },
         Figure {
-            what: format!("reads of one session, {CLIENTS} clients, {STORED} sessions stored"),
+            what: format!("reads of one session, {stored}"),
             measured: reads,
         },
     ])

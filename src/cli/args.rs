@@ -9,6 +9,8 @@ use dwell_core::machine::{Access, AppCommand};
 use super::output::Failure;
 use crate::client::Client;
 use crate::client::find::Wanted;
+use crate::config::parse_store;
+use crate::store::StoreAt;
 
 /// Which server, and by what key.
 #[derive(Args, Clone, Debug)]
@@ -52,6 +54,33 @@ impl ServerArgs {
     /// A client of the server that is meant.
     pub fn client(&self) -> Result<Client, Failure> {
         Ok(Client::new(&self.wanted().find()?)?)
+    }
+}
+
+/// Where records are kept.
+#[derive(Args, Clone, Debug)]
+pub struct StoreArg {
+    /// Where records are kept: sqlite (in the data directory), or a Postgres database,
+    /// postgres://USER@HOST/DATABASE. Others can see a command line: give the password by
+    /// PGPASSWORD, PGPASSFILE or in the config file [default: sqlite]
+    #[arg(long, env = "DWELL_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
+}
+
+impl StoreArg {
+    /// What is said. A variable that is set to nothing says nothing.
+    pub fn said(&self) -> Option<String> {
+        self.store.clone().filter(|text| !text.trim().is_empty())
+    }
+
+    /// Where they are, for those who read no config file.
+    ///
+    /// # Errors
+    /// A sentence that says what it should be.
+    pub fn place(&self) -> Result<StoreAt, String> {
+        self.said().map_or(Ok(StoreAt::DataDir), |text| {
+            parse_store(&text).map_err(|why| format!("--store: {why}"))
+        })
     }
 }
 

@@ -13,12 +13,13 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
-use super::args::{JsonArg, ServerArgs};
+use super::args::{JsonArg, ServerArgs, StoreArg};
 use super::output::{Failure, print, table};
 use crate::client::find::{FoundBy, Wanted};
 use crate::client::{Client, ClientError};
 use crate::data_dir::DataDir;
 use crate::gpus;
+use crate::store::{StoreAt, postgres};
 
 /// Below this much free space, sessions will soon fail.
 const SPACE_LOW_MIB: u64 = 1_024;
@@ -32,12 +33,15 @@ const OPEN_FILES_LOW: u64 = 4_096;
 #[command(after_help = "Examples:
   dwell doctor
   dwell doctor --data-dir /srv/dwell
+  dwell doctor --store postgres://dwell@db.example.com/dwell
   dwell doctor --json")]
 pub struct DoctorArgs {
     #[command(flatten)]
     json: JsonArg,
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    store: StoreArg,
 }
 
 /// How it stands.
@@ -97,6 +101,7 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
     let findings = [
         data_dir_writable(&data_dir),
         space(&data_dir),
+        store(&args.store, &data_dir).await,
         server(&wanted).await,
         gpus(),
         pid_namespaces(),
@@ -190,6 +195,20 @@ fn space(dir: &DataDir) -> Finding {
                 Finding::ok(CHECK, found)
             }
         }
+    }
+}
+
+/// The store is looked at and left as it is: a server may be at work on it.
+async fn store(store: &StoreArg, dir: &DataDir) -> Finding {
+    const CHECK: &str = "store";
+    const REMEDY: &str = "correct --store or DWELL_STORE, or see to the database";
+    match store.place() {
+        Err(sentence) => Finding::fail(CHECK, sentence, REMEDY),
+        Ok(StoreAt::DataDir) => Finding::ok(CHECK, format!("SQLite, {}", dir.store().display())),
+        Ok(StoreAt::Postgres(address)) => match postgres::look(&address).await {
+            Ok(found) => Finding::ok(CHECK, found),
+            Err(error) => Finding::fail(CHECK, error.0, REMEDY),
+        },
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use dwell_core::owner::{OrgId, Principal, UserId};
 
-use super::args::{JsonArg, ServerArgs};
+use super::args::{JsonArg, ServerArgs, StoreArg};
 use super::output::{Failure, ago, note, print, short_ids, table};
 use super::resolve;
 use crate::client::Client;
@@ -29,8 +29,8 @@ enum Action {
 
 /// Make a key; prints it and nothing else. It is not shown again
 ///
-/// With a server on the data directory, by its admin key; with none, in the data
-/// directory itself.
+/// With a server on the data directory, by its admin key; with none, in the store
+/// itself.
 #[derive(Args)]
 #[command(after_help = "Examples:
   dwell keys create --user ada
@@ -51,6 +51,8 @@ struct CreateArgs {
     name: String,
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    store: StoreArg,
 }
 
 /// List the keys that are good
@@ -124,7 +126,8 @@ async fn create_offline(data_dir: &DataDir, args: CreateArgs) -> Result<(), Fail
         org: args.org.map(OrgId),
         admin: args.admin,
     };
-    print(&create_key_offline(data_dir, principal, &args.name).await?)
+    let store = args.store.place().map_err(Failure::new)?;
+    print(&create_key_offline(data_dir, &store, principal, &args.name).await?)
 }
 
 async fn ls(args: LsArgs) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::args::AccessArg;
+use super::args::{AccessArg, StoreArg};
 use super::interrupts::Interrupts;
 use super::output::Failure;
 use crate::acme::{parse_directory, parse_email, parse_name};
@@ -28,6 +28,7 @@ use crate::telemetry::{self, LogFormat};
   dwell serve --listen 0.0.0.0:443 --domain gpu.example.com \\
               --tls-certificate fullchain.pem --tls-key privkey.pem
   dwell serve --listen 0.0.0.0:443 --acme-name gpu.example.com
+  PGPASSFILE=/etc/dwell.pgpass dwell serve --store postgres://dwell@db.example.com/dwell
   dwell serve --takeover            # an upgrade in place
   DWELL_LOG=debug dwell serve")]
 pub struct ServeArgs {
@@ -91,9 +92,8 @@ pub struct ServeArgs {
     /// for it, PEM [default: the web's]
     #[arg(long, env = "DWELL_ACME_CA", value_name = "FILE")]
     acme_ca: Option<PathBuf>,
-    /// Where records are kept; only sqlite is there yet [default: sqlite]
-    #[arg(long, env = "DWELL_STORE", value_name = "URL")]
-    store: Option<String>,
+    #[command(flatten)]
+    store: StoreArg,
     /// Take over from the server that has the data directory, and start as usual if none
     /// has. It hands over its addresses and exits when what is open there has ended; no
     /// request is refused, and WebSockets and downloads go on
@@ -137,7 +137,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
             directory: args.acme_directory,
             authority: args.acme_ca,
         },
-        store: args.store,
+        store: args.store.said(),
     };
     let config = Config::load(args.config.as_deref(), flags)?;
     let interrupts = Interrupts::listen()?;

@@ -13,13 +13,14 @@ use toml::de::DeTable;
 
 use super::reader::{Entry, Source, Table};
 use super::{
-    AcmeSays, ConfigError, check_host, check_store, parse_access, parse_domain, parse_listen,
-    parse_origin, parse_ports,
+    AcmeSays, ConfigError, check_host, parse_access, parse_domain, parse_listen, parse_origin,
+    parse_ports, parse_store,
 };
 use crate::acme::{parse_directory, parse_email, parse_name};
 use crate::agent::spec::{AppLimits, ServerAt};
 use crate::launcher::local::Manner;
 use crate::session_urls::Domain;
+use crate::store::StoreAt;
 
 /// What the file says; what it does not say of limits, prices and GPUs is as by
 /// default.
@@ -27,6 +28,7 @@ use crate::session_urls::Domain;
 pub struct FileSays {
     pub listen: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
+    pub store: Option<StoreAt>,
     pub session_ports: Option<RangeInclusive<u16>>,
     pub session_host: Option<String>,
     pub domain: Option<Domain>,
@@ -50,9 +52,6 @@ impl FileSays {
         })?;
         let mut root = Table::root(source, &parsed);
         let here = source.file.parent().unwrap_or(Path::new(""));
-        if let Some(store) = root.take("store") {
-            store.parse(check_store)?;
-        }
         let text = |entry: Option<Entry<'_>>, check: fn(&str) -> Result<(), String>| {
             entry
                 .map(|entry| entry.parse(|text| check(text).map(|()| text.to_owned())))
@@ -75,6 +74,10 @@ impl FileSays {
                 .transpose()?,
             // Relative to the file, which does not depend on where one stands.
             data_dir: text(root.take("data_dir"), check_path)?.map(|path| here.join(path)),
+            store: root
+                .take("store")
+                .map(|entry| entry.parse(parse_store))
+                .transpose()?,
             session_ports: root
                 .take("session_ports")
                 .map(|entry| entry.parse(parse_ports))

@@ -93,19 +93,33 @@ fn a_value_that_does_not_fit_is_refused_by_line_key_and_value() {
 
 #[test]
 fn what_is_not_there_yet_is_refused_with_a_sentence() {
-    assert!(refusal("store = \"postgres://db\"").contains("Postgres is not there yet"));
     assert_eq!(
         refusal("[[launcher]]\nkind = \"slurm\"\npartition = \"gpu\""),
         "dwell.toml:2: launcher.kind: \"slurm\" is not there yet; use \"local\", or no [[launcher]] at all"
     );
     assert!(refusal("[[launcher]]\n").contains("must have a kind"));
     assert!(read("store = \"sqlite\"\n[[launcher]]\nkind = \"local\"").is_ok());
-    let flags = Flags {
-        store: Some("postgres://db".into()),
+}
+
+#[test]
+fn a_store_is_sqlite_or_a_postgres_database_and_its_password_is_never_shown() {
+    assert_eq!(read("").unwrap().store, StoreAt::DataDir);
+    let with = |url: &str| Flags {
+        store: Some(url.into()),
         ..Flags::default()
     };
-    let refused = Config::load(None, flags).unwrap_err().to_string();
-    assert!(refused.starts_with("--store: "), "{refused}");
+    let config = Config::load(None, with("postgres://ann:secret@db/dwell")).unwrap();
+    let shown = format!("{config:?}");
+    assert!(shown.contains("postgres://ann@db:5432/dwell"), "{shown}");
+    assert!(!shown.contains("secret"), "{shown}");
+    for wrong in ["postgres://ann:secret@db:x/dwell", "mysql://ann:secret@db"] {
+        let by_flag = Config::load(None, with(wrong)).unwrap_err().to_string();
+        assert!(by_flag.starts_with("--store: "), "{by_flag}");
+        let by_file = refusal(&format!("store = \"{wrong}\""));
+        assert!(by_file.starts_with("dwell.toml:1: store: "), "{by_file}");
+        assert!(!(by_flag + &by_file).contains("secret"));
+    }
+    assert!(refusal("store = \"paper\"").contains("there is no store \"paper\""));
 }
 
 #[test]

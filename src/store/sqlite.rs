@@ -9,6 +9,7 @@ mod error;
 mod queries;
 mod readers;
 mod schema;
+mod whole;
 mod writer;
 
 use std::path::Path;
@@ -23,9 +24,10 @@ use dwell_core::owner::Owner;
 use dwell_core::session::Session;
 use dwell_core::share::Share;
 
-use self::columns::owner_column;
 use self::readers::Readers;
+pub(super) use self::whole::Whole;
 use self::writer::Writer;
+use super::columns::owner_column;
 use super::{EventQuery, SessionRecord, Store, StoreError};
 
 /// A store in one SQLite file. Dropping it finishes what was asked of it and closes

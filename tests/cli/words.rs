@@ -110,12 +110,12 @@ fn a_mistake_in_the_config_file_is_one_line_with_file_line_and_key() {
 }
 
 #[test]
-fn what_the_server_cannot_do_yet_is_refused_in_a_sentence() {
+fn a_store_that_cannot_be_had_is_refused_in_a_sentence() {
     let home = Home::new();
     for (words, hint) in [
         (
-            ["serve", "--store", "postgres://db"],
-            "Postgres is not there yet",
+            ["serve", "--store", "postgres://ann@127.0.0.1:1/dwell"],
+            "postgres://ann@127.0.0.1:1/dwell cannot be reached",
         ),
         (["serve", "--store", "paper"], "there is no store \"paper\""),
     ] {
@@ -189,6 +189,7 @@ fn the_doctor_finds_something_about_everything() {
         [
             "data directory",
             "disk space",
+            "store",
             "server",
             "GPUs",
             "PID namespaces",

@@ -296,6 +296,12 @@ impl Server {
         *self = again;
     }
 
+    /// The same, told otherwise from now on.
+    pub fn restart_with(&mut self, config: &str) {
+        config.clone_into(&mut self.config);
+        self.restart();
+    }
+
     /// Another server takes over; what is left of this one is returned.
     pub fn is_taken_over(&mut self) -> Child {
         let (dir, config) = (self.dir.clone(), self.config.clone());

@@ -7,6 +7,9 @@
 
 mod bad_input;
 mod clients;
+#[expect(dead_code, reason = "the store's tests need more of it")]
+#[path = "../postgres/cluster.rs"]
+mod cluster;
 mod command_line;
 mod crowd;
 mod deadlines;
@@ -15,6 +18,7 @@ mod hosts;
 mod large_bodies;
 mod lifecycle;
 mod misbehaviour;
+mod postgres;
 mod restart;
 mod sweep;
 mod takeover;

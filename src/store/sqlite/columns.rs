@@ -1,6 +1,5 @@
 //! How what the core has becomes columns, and comes back.
 
-use dwell_core::owner::Owner;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 use rusqlite::{Row, ToSql};
 use serde::Serialize;
@@ -28,12 +27,4 @@ impl<T: DeserializeOwned> FromSql for Json<T> {
 /// The row's first column, a `body`.
 pub(super) fn body<T: DeserializeOwned>(row: &Row<'_>) -> rusqlite::Result<T> {
     row.get(0).map(|Json(body)| body)
-}
-
-/// The `owner` column.
-pub(super) fn owner_column(owner: &Owner) -> String {
-    match owner {
-        Owner::Org(org) => format!("org:{}", org.0),
-        Owner::User(user) => format!("user:{}", user.0),
-    }
 }

@@ -13,8 +13,8 @@ use crate::store::StoreError;
 /// In order: number N makes schema N of schema N - 1. Never edit one that was
 /// released; add another.
 const MIGRATIONS: &[&str] = &[
-    include_str!("../../../migrations/0001_sessions_machines_keys.sql"),
-    include_str!("../../../migrations/0002_shares.sql"),
+    include_str!("../../../migrations/sqlite/0001_sessions_machines_keys.sql"),
+    include_str!("../../../migrations/sqlite/0002_shares.sql"),
 ];
 
 /// How long another program may hold the file's lock before we give up.

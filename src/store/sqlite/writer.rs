@@ -13,15 +13,16 @@ use std::thread::JoinHandle;
 
 use dwell_core::control_plane::Change;
 use dwell_core::machine::MachineVersion;
-use dwell_core::session::{Session, State};
+use dwell_core::session::Session;
 use dwell_core::time::Timestamp;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::columns::{Json, owner_column};
+use super::columns::Json;
 use super::error::sentence;
 use crate::failpoint::{self, Point};
 use crate::store::StoreError;
+use crate::store::columns::{Standing, owner_column};
 
 /// More commits than this are not put into one transaction.
 const BATCH_MAX: usize = 1_000;
@@ -294,17 +295,12 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
 }
 
 fn put_session(connection: &Connection, session: &Session) -> rusqlite::Result<()> {
-    let (ticket, ended_at) = match &session.state {
-        State::Queued { ticket } => (Some(*ticket), None),
-        State::Starting { .. } | State::Running { .. } | State::Stopping { .. } => (None, None),
-        State::Ended { ended_at, .. } => (None, Some(ended_at.0)),
-    };
-    let ticket = ticket
+    let standing = Standing::of(session);
+    let ticket = standing
+        .ticket
         .map(i64::try_from)
         .transpose()
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-    let event = &session.gpu_event;
-    let held_until = event.end().map(|end| end.0);
     // Who owns it, its machine, its type and its creation never change: their
     // indexes need not be touched again.
     run(
@@ -323,13 +319,13 @@ fn put_session(connection: &Connection, session: &Session) -> rusqlite::Result<(
             session.gpu_type.0,
             session.created_at.0,
             ticket,
-            ended_at,
-            event.start().map(|start| start.0),
-            held_until,
+            standing.ended_at,
+            standing.held_from,
+            standing.held_until,
             Json(session)
         ],
     )?;
-    match (&event.gpu, held_until) {
+    match (&session.gpu_event.gpu, standing.held_until) {
         (Some(gpu), Some(until)) => run(
             connection,
             "INSERT INTO gpus (id, free_since) VALUES (?1, ?2)

@@ -1,41 +1,32 @@
 //! What is left when the process is killed, or may write no more.
-//!
-//! Each test runs a second time as its own child, which plays the server.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
+use std::path::Path;
 
 use dwell::store::Store;
 use dwell::store::sqlite::Sqlite;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::Directory;
+use crate::child::{commit_for_ever, place_to_play_with, sessions_acknowledged, this_test};
 use crate::conformance::Home;
 use crate::rows::*;
 
-/// In the child: the file to play with.
-const FILE: &str = "DWELL_TEST_STORE";
-/// In the child: the first session to make.
-const FIRST: &str = "DWELL_TEST_FIRST_SESSION";
-
 #[tokio::test]
 async fn what_was_acknowledged_survives_a_kill() {
-    if let Some(file) = file_to_play_with() {
-        return commit_for_ever(&file).await;
+    if let Some(file) = place_to_play_with() {
+        return commit_for_ever(Sqlite::open(file.as_ref()).unwrap()).await;
     }
     let home = Directory::fresh().await;
     let mut acknowledged = Vec::new();
     for round in 0..5 {
-        let mut server = this_test_as_child(
+        let mut server = this_test(
             "sqlite::survival::what_was_acknowledged_survives_a_kill",
-            &home.file(),
+            home.file().as_os_str(),
             round * 1_000_000,
         );
-        let mut said = lines(&mut server);
+        let mut said = sessions_acknowledged(&mut server);
         // At no particular moment: it goes on while we count.
         acknowledged.extend(said.by_ref().take(fastrand::usize(1..300)));
         server.kill().unwrap();
@@ -51,40 +42,19 @@ async fn what_was_acknowledged_survives_a_kill() {
     assert!(acknowledged.len() >= 5);
 }
 
-/// Eight commits at a time, each acknowledged in a line of its own.
-async fn commit_for_ever(file: &Path) {
-    let first: u32 = std::env::var(FIRST).unwrap().parse().unwrap();
-    let store = Sqlite::open(file).unwrap();
-    let mut sessions = first..;
-    let commit = |n: u32| {
-        let changes = vec![put(&session(n))];
-        let store = &store;
-        async move {
-            store.commit(changes).await.unwrap();
-            n
-        }
-    };
-    let mut waiting: FuturesUnordered<_> = sessions.by_ref().take(8).map(commit).collect();
-    while let Some(done) = waiting.next().await {
-        // Fails, and ends us, when the parent is gone.
-        writeln!(std::io::stdout(), "acknowledged {done}").unwrap();
-        waiting.extend(sessions.next().map(commit));
-    }
-}
-
 #[tokio::test]
 async fn a_disk_that_takes_no_more_loses_nothing_and_is_used_again_when_it_does() {
-    if let Some(file) = file_to_play_with() {
-        return write_to_the_limit_and_beyond(&file).await;
+    if let Some(file) = place_to_play_with() {
+        return write_to_the_limit_and_beyond(file.as_ref()).await;
     }
     let home = Directory::fresh().await;
-    let mut server = this_test_as_child(
+    let mut server = this_test(
         "sqlite::survival::\
          a_disk_that_takes_no_more_loses_nothing_and_is_used_again_when_it_does",
-        &home.file(),
+        home.file().as_os_str(),
         0,
     );
-    let acknowledged: Vec<_> = lines(&mut server).collect();
+    let acknowledged: Vec<_> = sessions_acknowledged(&mut server).collect();
     assert!(server.wait().unwrap().success());
     let kept = home.open().await.load().await.unwrap().sessions;
     assert_eq!(kept.len(), acknowledged.len());
@@ -120,32 +90,4 @@ async fn write_to_the_limit_and_beyond(file: &Path) {
         store.commit(vec![put(&session(n))]).await.unwrap();
         writeln!(std::io::stdout(), "acknowledged {n}").unwrap();
     }
-}
-
-fn file_to_play_with() -> Option<PathBuf> {
-    std::env::var_os(FILE).map(PathBuf::from)
-}
-
-fn this_test_as_child(name: &str, file: &Path, first: u32) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(FILE, file)
-        .env(FIRST, first.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// The sessions that the child acknowledges, up to its end. A line that it was
-/// killed in does not count.
-fn lines(child: &mut Child) -> impl Iterator<Item = u32> + use<> {
-    let mut output = BufReader::new(child.stdout.take().unwrap());
-    std::iter::from_fn(move || {
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        line.ends_with('\n').then_some(line)
-    })
-    // The test harness has its own lines, and its word before our first.
-    .filter_map(|line| Some(line.rsplit_once("acknowledged ")?.1.trim().parse().unwrap()))
 }
