@@ -1,9 +1,6 @@
 //! The loop around the lease: what happens goes in, what is decided gets done.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::time::Duration;
 
 use dwell_core::lease::{Command, Lease};
@@ -11,9 +8,8 @@ use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::Millis;
 use dwell_core::upstream::Upstream;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
-use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -24,15 +20,17 @@ use super::channels::Channels;
 use super::control::{self, Event};
 use super::environment::{environment, find_program};
 use super::init::{App, Word};
+use super::log::{Log, capture};
 use super::port::AppPort;
+use super::processes::{Outputs, Processes};
 use super::spec::ServerAt;
-use super::tree::{Outputs, Tree};
+use super::tree::Tree;
 use super::{
     AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, probe, remains,
 };
 use crate::clock;
 use crate::failpoint::{self, Point};
-use crate::session_log::{LineSplitter, LogLevel, Writer};
+use crate::session_log::LogLevel;
 
 /// How often the agent puts down that it lives.
 const PROOF_EVERY: Duration = Duration::from_secs(1);
@@ -48,24 +46,6 @@ const REPORT_FOR: Duration = Duration::from_secs(60);
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
 /// The same while its descendants may still hold its output open.
 const EXIT_WORDS_WITHIN: Duration = Duration::from_millis(50);
-/// So much of the app's last line goes into the sentence that says why it ended.
-const LAST_WORDS_CHARS: usize = 200;
-
-/// The log, shared by the readers of both outputs.
-type Log = Rc<RefCell<SessionLog>>;
-
-struct SessionLog {
-    writer: Writer,
-    last_line: Option<String>,
-}
-
-impl SessionLog {
-    fn write(&mut self, level: LogLevel, message: &str) {
-        // A full disk must not end a session: what does not fit is not kept.
-        let _ = self.writer.write(level, message);
-    }
-}
-
 /// One session under supervision.
 pub(super) struct Supervisor {
     dir: SessionDir,
@@ -78,11 +58,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) fn new(dir: SessionDir, spec: AgentSpec, lock: Lock, journal: Journal) -> Self {
-        let writer = Writer::new(dir.log(), spec.limits.log_mib.saturating_mul(1 << 20));
-        let log = Rc::new(RefCell::new(SessionLog {
-            writer,
-            last_line: None,
-        }));
+        let log = Log::new(&dir, spec.limits);
         Self {
             dir,
             spec,
@@ -173,13 +149,13 @@ impl Supervisor {
             directory,
             cgroup_doors: Vec::new(),
         };
-        let (tree, outputs) = Tree::start(app, cgroups)
+        let (processes, outputs) = Processes::start(app, cgroups)
             .map_err(|error| format!("No process could be started: {error}"))?;
-        for missing in tree.missing() {
-            self.log.borrow_mut().write(LogLevel::Info, missing);
+        for missing in processes.missing() {
+            self.log.write(LogLevel::Info, missing);
         }
         Ok(Started {
-            tree,
+            tree: Tree::Processes(processes),
             outputs,
             port,
         })
@@ -289,17 +265,14 @@ impl Supervisor {
                 }
             }
             Happening::Word(Word::AppExited(exit)) => {
-                let last_words = self.log.borrow().last_line.clone();
-                lease.app_exited(exit, last_words.as_deref(), now);
+                lease.app_exited(exit, self.log.last_line().as_deref(), now);
             }
             Happening::Word(Word::NotStarted(why)) => {
                 self.remark(&why);
                 lease.app_not_started(&why, now);
             }
             Happening::Word(Word::KilledInYourPlace { gone_at }) => lease.ended_by_watch(gone_at),
-            Happening::Word(Word::Missing(what)) => {
-                self.log.borrow_mut().write(LogLevel::Info, &what)
-            }
+            Happening::Word(Word::Missing(what)) => self.log.write(LogLevel::Info, &what),
             Happening::Reap => {
                 let Some(tree) = &mut at_work.tree else {
                     return;
@@ -350,7 +323,7 @@ impl Supervisor {
     }
 
     fn remark(&self, sentence: &str) {
-        self.log.borrow_mut().write(LogLevel::Error, sentence);
+        self.log.write(LogLevel::Error, sentence);
     }
 
     fn clean_up(&self, tree: Option<&Tree>) {
@@ -437,7 +410,7 @@ impl AtWork {
             (outputs.stderr, LogLevel::Warning),
         ]
         .into_iter()
-        .map(|(pipe, level)| spawn_local(capture(pipe, level, Rc::clone(log))))
+        .map(|(pipe, level)| spawn_local(capture(pipe, level, log.clone())))
         .collect();
         self.tree = Some(tree);
         self._port = Some(port);
@@ -549,32 +522,6 @@ impl AtWork {
             }
         }
     }
-}
-
-/// Put what comes through `pipe` into the log, line by line, as fast as the log
-/// takes it and no faster: an app that floods it waits.
-async fn capture(pipe: OwnedFd, level: LogLevel, log: Log) {
-    let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) else {
-        return;
-    };
-    let mut splitter = LineSplitter::default();
-    let mut buffer = vec![0; 8 * 1024];
-    let put = |line: &str| {
-        let mut log = log.borrow_mut();
-        log.write(level, line);
-        if !line.trim().is_empty() {
-            log.last_line = Some(line.trim().chars().take(LAST_WORDS_CHARS).collect());
-        }
-    };
-    loop {
-        match pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(bytes) => splitter.push(buffer.get(..bytes).unwrap_or_default(), put),
-        }
-        // The lease comes first, however much there is to read.
-        tokio::task::yield_now().await;
-    }
-    splitter.flush(put);
 }
 
 fn words(socket: std::os::unix::net::UnixStream) -> std::io::Result<Lines<BufReader<UnixStream>>> {

@@ -195,6 +195,7 @@ async fn source(
             timeout_minutes: api.limits.timeout_default_minutes,
             ready_path: ready_path(body.ready_path),
             access: body.access.map(Into::into),
+            container: None,
         }))),
         (None, Some(machine_id)) => {
             // A machine's sessions are alike: what they run is the machine's to say.

@@ -74,6 +74,7 @@ impl CreateMachineBody {
             timeout_minutes: or_default(self.timeout, api),
             ready_path: ready_path(self.ready_path),
             access: self.access.map(Into::into),
+            container: None,
         }
     }
 }
@@ -139,6 +140,7 @@ impl ChangeMachineBody {
             timeout_minutes: self.timeout.map(|minutes| or_default(Some(minutes), api)),
             ready_path: self.ready_path.map(|path| path.0),
             access: self.access.map(|access| access.map(Into::into)),
+            ..MachinePatch::default()
         }
     }
 }

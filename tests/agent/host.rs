@@ -61,6 +61,7 @@ impl App {
             timeout_minutes: 1,
             ready_path: "/".into(),
             access: None,
+            container: None,
         };
         let terms = Terms {
             granted_ms: Millis(60_000),
