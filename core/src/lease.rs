@@ -49,6 +49,8 @@ pub enum Exit {
     Signal(i32),
     /// It took more memory than it may, and was killed.
     OutOfMemory,
+    /// Its container was removed by somebody else.
+    Removed,
     /// Nobody saw how.
     Unseen,
 }
@@ -62,6 +64,7 @@ impl std::fmt::Display for Exit {
             }
             Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
             Self::OutOfMemory => f.write_str("was killed because it took more memory than it may"),
+            Self::Removed => f.write_str("ended: somebody else removed its container"),
             Self::Unseen => f.write_str("ended, and nobody can say how"),
         }
     }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::cgroup::Cgroups;
 use super::channels::Channels;
+use super::container::{self, Container, Course, Stage};
 use super::control::{self, Event};
 use super::environment::{environment, find_program};
 use super::init::{App, Word};
@@ -82,7 +83,14 @@ impl Supervisor {
             .run_until(async move {
                 let mut at_work = AtWork::new(&self.spec, lease.status(began));
                 match started {
-                    Ok(started) => at_work.take_over(started, &self.spec, &self.log),
+                    Ok(Started::Processes(started)) => {
+                        at_work.take_over(started, &self.spec, &self.log)
+                    }
+                    Ok(Started::Container(container)) => {
+                        let (container, course) = *container;
+                        lease.prepares_within(course.prepare_limit());
+                        at_work.take_over_container(container, course);
+                    }
                     Err(why) => {
                         self.remark(&why);
                         lease.app_not_started(&why, clock::monotonic());
@@ -92,10 +100,20 @@ impl Supervisor {
                 let status = lease.status(clock::monotonic());
                 at_work.see_off().await;
                 at_work.finish_log(LAST_WORDS_WITHIN).await;
-                self.clean_up(at_work.tree.as_ref());
+                let tree = at_work.tree.take();
+                let is_container = matches!(tree, Some(Tree::Container(_)));
+                let dir = self.dir.clone();
+                let mut cleaning = spawn_local(async move { clean_up(tree, &dir).await });
+                if !is_container {
+                    let _ = (&mut cleaning).await;
+                }
                 failpoint::cross(Point::AgentBeforeReport);
                 let put_down = |status: &AgentStatus| self.put_down_end(status);
                 at_work.report_until_heard(status, put_down).await;
+                if is_container {
+                    // Nobody waited for the engine to do it.
+                    let _ = cleaning.await;
+                }
                 failpoint::cross(Point::AgentAfterForget);
                 self.lock.retire(&self.dir);
             })
@@ -105,8 +123,9 @@ impl Supervisor {
     /// An earlier agent's session is over: make sure of it, and report it.
     pub(super) async fn report_past(mut self, status: AgentStatus) {
         remains::clear_away(self.spec.session).await;
+        container::remove_left(&self.spec, &self.dir).await;
         self.put_down_end(&status);
-        self.clean_up(None);
+        clean_up(None, &self.dir).await;
         LocalSet::new()
             .run_until(async move {
                 let mut at_work = AtWork::new(&self.spec, status.clone());
@@ -118,6 +137,19 @@ impl Supervisor {
     }
 
     fn start(&self) -> Result<Started, String> {
+        match (&self.spec.recipe.container, &self.spec.engine) {
+            (None, _) => self.start_processes().map(Started::Processes),
+            (Some(container), Some(engine)) => {
+                // In a container the app may be any user; nobody else gets as far as here.
+                make_dir(&self.dir.work(), 0o777)?;
+                let container = Container::new(&self.spec, engine, container, &self.dir, &self.log);
+                Ok(Started::Container(Box::new(container)))
+            }
+            (Some(_), None) => Err("Its server has no container engine".to_owned()),
+        }
+    }
+
+    fn start_processes(&self) -> Result<StartedProcesses, String> {
         let port = match self.spec.recipe.port {
             Some(port) => AppPort::fixed(port),
             None => AppPort::any(),
@@ -128,8 +160,7 @@ impl Supervisor {
             None => self.dir.work(),
         };
         if self.spec.recipe.workdir.is_none() {
-            make_private_dir(&directory)
-                .map_err(|error| format!("{} could not be made: {error}", directory.display()))?;
+            make_dir(&directory, 0o700)?;
         }
         if !directory.is_dir() {
             return Err(format!(
@@ -154,8 +185,8 @@ impl Supervisor {
         for missing in processes.missing() {
             self.log.write(LogLevel::Info, missing);
         }
-        Ok(Started {
-            tree: Tree::Processes(processes),
+        Ok(StartedProcesses {
+            processes,
             outputs,
             port,
         })
@@ -181,9 +212,11 @@ impl Supervisor {
             self.catch_up(lease, at_work).await;
             match next {
                 Next::Happening(happening) => {
-                    if matches!(happening, Happening::Word(Word::AppExited(_)))
-                        && let Some(answered) = at_work.finish_app().await
-                    {
+                    let exited = matches!(
+                        happening,
+                        Happening::Word(Word::AppExited(_)) | Happening::Stage(Stage::Exited(_))
+                    );
+                    if exited && let Some(answered) = at_work.finish_app().await {
                         self.take_in(answered, lease, at_work);
                     }
                     self.take_in(happening, lease, at_work);
@@ -273,6 +306,7 @@ impl Supervisor {
             }
             Happening::Word(Word::KilledInYourPlace { gone_at }) => lease.ended_by_watch(gone_at),
             Happening::Word(Word::Missing(what)) => self.log.write(LogLevel::Info, &what),
+            Happening::Stage(stage) => self.go_on(stage, lease, at_work),
             Happening::Reap => {
                 let Some(tree) = &mut at_work.tree else {
                     return;
@@ -302,6 +336,44 @@ impl Supervisor {
         }
     }
 
+    /// The container is so far.
+    fn go_on(&self, stage: Stage, lease: &mut Lease, at_work: &mut AtWork) {
+        let now = clock::monotonic();
+        let Some(Tree::Container(container)) = &mut at_work.tree else {
+            return;
+        };
+        match stage {
+            Stage::Prepared => {
+                lease.prepared(now);
+                if !lease.goes_on() {
+                    return;
+                }
+                container.kill_at_latest(lease.kill_at_latest());
+                match container.go_ahead().and_then(words) {
+                    Ok(words) => at_work.words = Some(words),
+                    Err(error) => {
+                        let why = format!("Nobody could be set to watch over it: {error}");
+                        self.remark(&why);
+                        lease.app_not_started(&why, now);
+                    }
+                }
+            }
+            Stage::Runs(inside, address) => {
+                container.runs(inside);
+                at_work.probe(vec![address], &self.spec);
+            }
+            Stage::Failed(why) => {
+                container.was_not_started();
+                self.remark(&why);
+                lease.app_not_started(&why, now);
+            }
+            Stage::Exited(exit) => {
+                container.has_ended();
+                lease.app_exited(exit, self.log.last_line().as_deref(), now);
+            }
+        }
+    }
+
     /// Put down the end, once. Says whether it is.
     fn put_down_end(&mut self, status: &AgentStatus) -> bool {
         let ended = Entry::Ended {
@@ -325,18 +397,16 @@ impl Supervisor {
     fn remark(&self, sentence: &str) {
         self.log.write(LogLevel::Error, sentence);
     }
-
-    fn clean_up(&self, tree: Option<&Tree>) {
-        if let Some(tree) = tree {
-            tree.remove();
-        }
-        let _ = std::fs::remove_dir_all(self.dir.work());
-    }
 }
 
-/// An app that was started.
-struct Started {
-    tree: Tree,
+/// An app that was started, or is about to be.
+enum Started {
+    Processes(StartedProcesses),
+    Container(Box<(Container, Course)>),
+}
+
+struct StartedProcesses {
+    processes: Processes,
     outputs: Outputs,
     port: AppPort,
 }
@@ -353,6 +423,7 @@ enum Next {
 enum Happening {
     Answered(SocketAddr),
     Word(Word),
+    Stage(Stage),
     Reap,
     Server(Event),
     HostStops,
@@ -363,6 +434,7 @@ struct AtWork {
     tree: Option<Tree>,
     killing: bool,
     words: Option<Lines<BufReader<UnixStream>>>,
+    stages: Option<mpsc::UnboundedReceiver<Stage>>,
     answered: Option<JoinHandle<SocketAddr>>,
     readers: Vec<JoinHandle<()>>,
     status: watch::Sender<AgentStatus>,
@@ -383,6 +455,7 @@ impl AtWork {
             tree: None,
             killing: false,
             words: None,
+            stages: None,
             answered: None,
             readers: Vec::new(),
             status,
@@ -394,16 +467,13 @@ impl AtWork {
         }
     }
 
-    fn take_over(&mut self, started: Started, spec: &AgentSpec, log: &Log) {
-        let Started {
-            tree,
+    fn take_over(&mut self, started: StartedProcesses, spec: &AgentSpec, log: &Log) {
+        let StartedProcesses {
+            processes,
             outputs,
             port,
         } = started;
-        let (number, path) = (port.port, spec.recipe.ready_path.clone());
-        self.answered = Some(spawn_local(
-            async move { probe::answered(number, &path).await },
-        ));
+        self.probe(probe::on_this_host(port.port), spec);
         self.words = words(outputs.words).ok();
         self.readers = [
             (outputs.stdout, LogLevel::Info),
@@ -412,8 +482,22 @@ impl AtWork {
         .into_iter()
         .map(|(pipe, level)| spawn_local(capture(pipe, level, log.clone())))
         .collect();
-        self.tree = Some(tree);
+        self.tree = Some(Tree::Processes(processes));
         self._port = Some(port);
+    }
+
+    fn take_over_container(&mut self, container: Container, course: Course) {
+        let (told, stages) = mpsc::unbounded_channel();
+        spawn_local(course.run(told));
+        self.stages = Some(stages);
+        self.tree = Some(Tree::Container(container));
+    }
+
+    fn probe(&mut self, places: Vec<SocketAddr>, spec: &AgentSpec) {
+        let path = spec.recipe.ready_path.clone();
+        self.answered = Some(spawn_local(
+            async move { probe::answered(&places, &path).await },
+        ));
     }
 
     /// How the server reaches the app that listens at `address`.
@@ -447,6 +531,13 @@ impl AtWork {
                     Happening::Reap
                 }
             },
+            stage = next_stage(&mut self.stages) => match stage {
+                Some(stage) => Happening::Stage(stage),
+                None => {
+                    self.stages = None;
+                    Happening::Reap
+                }
+            },
             () = signalled(&mut self.children) => Happening::Reap,
             () = look_again, if self.killing => Happening::Reap,
             Some(event) = self.events.recv() => Happening::Server(event),
@@ -477,6 +568,10 @@ impl AtWork {
         while let Some(tree) = &mut self.tree
             && !tree.is_gone()
         {
+            if let Tree::Container(container) = tree {
+                // It may have begun to run only now.
+                container.kill();
+            }
             tree.reap();
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
@@ -541,6 +636,14 @@ async fn next_word(words: &mut Option<Lines<BufReader<UnixStream>>>) -> Option<W
     }
 }
 
+/// The container's next step. Waits for ever when there is none to come.
+async fn next_stage(stages: &mut Option<mpsc::UnboundedReceiver<Stage>>) -> Option<Stage> {
+    match stages {
+        Some(stages) => stages.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn joined<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
     match task {
         Some(task) => task.await.ok(),
@@ -570,10 +673,16 @@ fn every(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-fn make_private_dir(path: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
+fn make_dir(path: &std::path::Path, mode: u32) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(path)
+        .and_then(|()| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)))
+        .map_err(|error| format!("{} could not be made: {error}", path.display()))
+}
+
+async fn clean_up(tree: Option<Tree>, dir: &SessionDir) {
+    if let Some(tree) = tree {
+        tree.remove().await;
+    }
+    let _ = std::fs::remove_dir_all(dir.work());
 }

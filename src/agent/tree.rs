@@ -2,12 +2,15 @@
 
 use dwell_core::time::Monotonic;
 
+use super::container::Container;
 use super::processes::Processes;
 
 /// All that runs of a session, whatever it runs as.
 pub enum Tree {
     /// Processes of this host.
     Processes(Processes),
+    /// A container.
+    Container(Container),
 }
 
 impl Tree {
@@ -15,6 +18,7 @@ impl Tree {
     pub fn terminate(&self) {
         match self {
             Self::Processes(processes) => processes.terminate(),
+            Self::Container(container) => container.terminate(),
         }
     }
 
@@ -22,6 +26,7 @@ impl Tree {
     pub fn kill_at_latest(&mut self, moment: Option<Monotonic>) {
         match self {
             Self::Processes(processes) => processes.kill_at_latest(moment),
+            Self::Container(container) => container.kill_at_latest(moment),
         }
     }
 
@@ -29,6 +34,7 @@ impl Tree {
     pub fn kill(&mut self) {
         match self {
             Self::Processes(processes) => processes.kill(),
+            Self::Container(container) => container.kill(),
         }
     }
 
@@ -37,6 +43,7 @@ impl Tree {
     pub fn reap(&mut self) -> bool {
         match self {
             Self::Processes(processes) => processes.reap(),
+            Self::Container(container) => container.reap(),
         }
     }
 
@@ -45,13 +52,15 @@ impl Tree {
     pub fn is_gone(&self) -> bool {
         match self {
             Self::Processes(processes) => processes.is_gone(),
+            Self::Container(container) => container.is_gone(),
         }
     }
 
     /// Leave nothing of it on the host.
-    pub fn remove(&self) {
+    pub async fn remove(&self) {
         match self {
             Self::Processes(processes) => processes.remove(),
+            Self::Container(container) => container.remove().await,
         }
     }
 }

@@ -150,6 +150,32 @@ impl ControlPlane {
         Ok(machine)
     }
 
+    /// A new version of a machine that runs this, whatever the last one ran.
+    ///
+    /// # Errors
+    /// When it is not the owner's, or the recipe could never run.
+    pub fn add_version(
+        &mut self,
+        principal: &Principal,
+        id: MachineId,
+        recipe: Recipe,
+        version_id: MachineVersionId,
+        now: Moment,
+    ) -> Result<Machine, Refusal> {
+        let mut machine = self.machine(&principal.owner(), id)?.clone();
+        self.check_recipe(&recipe)?;
+        machine.current = MachineVersion {
+            id: version_id,
+            version: machine.current.version + 1,
+            recipe,
+            user_id: principal.user.clone(),
+            created_at: now.wall,
+        };
+        machine.updated_at = now.wall;
+        self.put_machine(id, Some(machine.clone()));
+        Ok(machine)
+    }
+
     /// Delete a machine. Its sessions go on; they have their recipe.
     ///
     /// # Errors
