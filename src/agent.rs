@@ -6,16 +6,22 @@
 //! server for nothing but more time. What it decides is [`dwell_core::lease`]; here
 //! it is done.
 
+mod apart;
 mod cgroup;
 mod channels;
+mod container;
 mod control;
 mod dial;
 mod environment;
 mod init;
+mod inside;
 pub mod journal;
+mod keeper;
+mod log;
 mod memory;
 mod port;
 mod probe;
+mod processes;
 mod relay;
 pub mod remains;
 pub mod spec;
@@ -36,12 +42,13 @@ use journal::{Entry, Journal, Lock, Past};
 use spec::AgentSpec;
 use supervisor::Supervisor;
 
-/// `dwell agent DIR`, or `dwell agent init`. No argument parser: this path is short
+/// `dwell agent DIR`, `dwell agent init`, or `dwell agent keep`. No argument parser: this path is short
 /// because a session's start is as long as it is.
 #[must_use]
 pub fn main(args: &[String]) -> ExitCode {
     match args {
         [mode] if mode == "init" => init::main(),
+        [mode, container] if mode == "keep" => keeper::main(container),
         [dir] => match run(&SessionDir(PathBuf::from(dir))) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -19,6 +19,7 @@ mod session_wire;
 mod sessions;
 mod shares;
 mod sign_in;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -48,6 +49,7 @@ use self::error::ApiError;
 use crate::admission::Admission;
 use crate::data_dir::DataDir;
 use crate::driver::Driver;
+use crate::engine::EngineSettings;
 use crate::gate::{self, Gate};
 use crate::gateway::Gateway;
 use crate::session_urls::SessionUrls;
@@ -78,6 +80,8 @@ pub struct Api {
     pub inventory: Inventory,
     /// What the server charges.
     pub prices: Prices,
+    /// What runs containers, if anything does.
+    pub engine: Option<EngineSettings>,
 }
 
 /// What every handler is given.
@@ -101,7 +105,7 @@ fn routes() -> OpenApiRouter<Shared> {
         // POST /session/increase-timeout
         .routes(routes!(sessions::old_increase_timeout))
         // POST /session/{session_id}/snapshot
-        .routes(routes!(sessions::snapshot_session))
+        .routes(routes!(snapshot::snapshot_session))
         // GET, POST /session/{session_id}/shares
         .routes(routes!(shares::list_shares, shares::create_share))
         // DELETE /session/{session_id}/shares/{share_id}

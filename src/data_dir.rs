@@ -313,6 +313,13 @@ impl SessionDir {
         &self.0
     }
 
+    /// The data directory that it is in.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        let above = self.0.ancestors().nth(2);
+        above.map_or_else(|| self.0.clone(), Path::to_owned)
+    }
+
     /// What the agent was told.
     #[must_use]
     pub fn agent_spec(&self) -> PathBuf {

@@ -58,6 +58,10 @@ points! {
     AgentAfterBegan,
     /// The first process was started; nothing was heard of it.
     AgentAfterStart,
+    /// The engine is to be asked to start the container.
+    AgentBeforeContainer,
+    /// The engine has started the container; nobody was told.
+    AgentAfterContainer,
     /// The journal says that the app answered; the server was not told.
     AgentAfterAnswered,
     /// The tree is to be told to end.

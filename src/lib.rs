@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod data_dir;
 pub mod driver;
+pub mod engine;
 pub mod failpoint;
 pub mod gate;
 pub mod gateway;

@@ -201,11 +201,13 @@ impl Server {
             limits: config.limits,
             inventory,
             prices: config.prices,
+            engine: config.launcher.engine.clone(),
         };
         let mut background = JoinSet::new();
         background.spawn(sweep::keep_sweeping(
             driver.clone(),
             data_dir.clone(),
+            config.launcher.engine,
             retention,
         ));
         let recorder = driver.clone();

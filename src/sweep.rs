@@ -15,22 +15,31 @@ use crate::agent::journal::Holder;
 use crate::agent::remains;
 use crate::data_dir::DataDir;
 use crate::driver::Driver;
+use crate::engine::{Engine, EngineSettings, Left};
 use crate::gpus::{self, GpuProcess};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Sweep at once, and then again and again.
-pub async fn keep_sweeping(driver: Driver, data_dir: DataDir, retention: Millis) {
+pub async fn keep_sweeping(
+    driver: Driver,
+    data_dir: DataDir,
+    engine: Option<EngineSettings>,
+    retention: Millis,
+) {
     let mut sweep = Sweep::default();
     let mut reported = HashSet::new();
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Some(remedies) = compare(&mut sweep, &driver, &data_dir, retention).await {
-            for (session, remedy) in remedies {
-                apply(session, remedy, &data_dir).await;
+        let containers = containers(engine.as_ref(), &data_dir).await;
+        let remedies = compare(&mut sweep, &driver, &data_dir, &containers, retention).await;
+        for (session, remedy) in remedies.unwrap_or_default() {
+            apply(session, remedy, &data_dir).await;
+            if remedy == Remedy::ClearAway {
+                remove(session, engine.as_ref(), &containers).await;
             }
         }
         let unowned = tokio::task::spawn_blocking(unowned_gpu_processes).await;
@@ -42,11 +51,12 @@ async fn compare(
     sweep: &mut Sweep,
     driver: &Driver,
     data_dir: &DataDir,
+    containers: &[Left],
     retention: Millis,
 ) -> Option<Vec<(SessionId, Remedy)>> {
     let place = data_dir.clone();
     let found = tokio::task::spawn_blocking(move || remains::of_all(&place)).await;
-    let found = match found {
+    let mut found = match found {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
             let place = data_dir.sessions();
@@ -55,12 +65,44 @@ async fn compare(
         }
         Err(_) => return None,
     };
+    for container in containers {
+        found.entry(container.session).or_default().container = true;
+    }
     // Asked afterwards: what was begun meanwhile is open by now.
     let open = driver.ask(|plane, _| {
         let ids = plane.open_sessions().map(|session| session.id);
         Ok(ids.collect::<BTreeSet<_>>())
     });
     Some(sweep.compare(&found, &open.await.ok()?, retention))
+}
+
+/// What an engine has of the sessions in `data_dir`. One that does not answer is asked
+/// the next time.
+async fn containers(engine: Option<&EngineSettings>, data_dir: &DataDir) -> Vec<Left> {
+    let Some(settings) = engine else {
+        return Vec::new();
+    };
+    let found = async {
+        let engine = Engine::connect(&settings.host).await?;
+        engine.containers(&data_dir.0).await
+    };
+    found.await.unwrap_or_else(|why| {
+        tracing::warn!("containers cannot be swept: {why}");
+        Vec::new()
+    })
+}
+
+async fn remove(session: SessionId, engine: Option<&EngineSettings>, containers: &[Left]) {
+    let Some(settings) = engine else { return };
+    for container in containers.iter().filter(|it| it.session == session) {
+        let removed = async {
+            let engine = Engine::connect(&settings.host).await?;
+            engine.remove(&container.id).await
+        };
+        if let Err(why) = removed.await {
+            tracing::warn!(%session, "its container cannot be removed: {why}");
+        }
+    }
 }
 
 async fn apply(session: SessionId, remedy: Remedy, data_dir: &DataDir) {

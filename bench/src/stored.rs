@@ -59,6 +59,7 @@ fn session(number: usize, now: Timestamp) -> Session {
             timeout_minutes: 15,
             ready_path: "/".to_owned(),
             access: None,
+            container: None,
         },
         gpu_type: GpuType::cpu(),
         created_at,

@@ -47,6 +47,12 @@ pub enum Exit {
     Status(i32),
     /// This signal ended it.
     Signal(i32),
+    /// It took more memory than it may, and was killed.
+    OutOfMemory,
+    /// Its container was removed by somebody else.
+    Removed,
+    /// Nobody saw how.
+    Unseen,
 }
 
 impl std::fmt::Display for Exit {
@@ -57,6 +63,9 @@ impl std::fmt::Display for Exit {
                 f.write_str("was killed by signal 9 (KILL, perhaps for want of memory)")
             }
             Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::OutOfMemory => f.write_str("was killed because it took more memory than it may"),
+            Self::Removed => f.write_str("ended: somebody else removed its container"),
+            Self::Unseen => f.write_str("ended, and nobody can say how"),
         }
     }
 }
@@ -74,7 +83,13 @@ pub enum Command {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
-    Starting,
+    /// What the app needs is fetched.
+    Preparing {
+        limit: Millis,
+    },
+    Starting {
+        since: Monotonic,
+    },
     Running {
         since: Monotonic,
         upstream: Upstream,
@@ -112,15 +127,31 @@ impl Lease {
         Self {
             terms,
             held_since: now,
-            phase: Phase::Starting,
+            phase: Phase::Starting { since: now },
             commands: VecDeque::from([Command::Report]),
+        }
+    }
+
+    /// Before the app can be started something has to be fetched, for which there is a
+    /// limit of its own.
+    pub fn prepares_within(&mut self, limit: Millis) {
+        if matches!(self.phase, Phase::Starting { .. }) {
+            self.phase = Phase::Preparing { limit };
+        }
+    }
+
+    /// All is there: the app is started now.
+    pub fn prepared(&mut self, now: Monotonic) {
+        self.advance(now);
+        if matches!(self.phase, Phase::Preparing { .. }) {
+            self.phase = Phase::Starting { since: now };
         }
     }
 
     /// The app answered its ready probe at `upstream`. The time starts now.
     pub fn app_answered(&mut self, upstream: Upstream, now: Monotonic) {
         self.advance(now);
-        if self.phase == Phase::Starting {
+        if matches!(self.phase, Phase::Starting { .. }) {
             self.phase = Phase::Running {
                 since: now,
                 upstream,
@@ -134,7 +165,7 @@ impl Lease {
     pub fn app_exited(&mut self, exit: Exit, last_words: Option<&str>, now: Monotonic) {
         let quoted = last_words.map_or_else(String::new, |words| format!(": {words}"));
         let ending = match (&self.phase, exit) {
-            (Phase::Starting, _) => Ending::failed(format!(
+            (Phase::Preparing { .. } | Phase::Starting { .. }, _) => Ending::failed(format!(
                 "The app {exit} before it answered on its port{quoted}"
             )),
             (Phase::Running { .. }, Exit::Status(0)) => Ending::plain(EndReason::Exited),
@@ -151,7 +182,7 @@ impl Lease {
 
     /// The app could not be started at all.
     pub fn app_not_started(&mut self, why: &str, now: Monotonic) {
-        if self.phase == Phase::Starting {
+        if matches!(self.phase, Phase::Preparing { .. } | Phase::Starting { .. }) {
             self.kill(Ending::failed(why.to_owned()), now);
         }
     }
@@ -177,8 +208,7 @@ impl Lease {
         self.advance(now);
         match message {
             ServerMessage::Lease { granted_ms } => {
-                let goes_on = matches!(self.phase, Phase::Starting | Phase::Running { .. });
-                if goes_on && self.terms.granted_ms < *granted_ms {
+                if self.goes_on() && self.terms.granted_ms < *granted_ms {
                     self.terms.granted_ms = *granted_ms;
                     self.commands.push_back(Command::Report);
                 }
@@ -195,7 +225,11 @@ impl Lease {
     pub fn advance(&mut self, now: Monotonic) {
         while let Some(due) = self.deadline().filter(|due| *due <= now) {
             match &self.phase {
-                Phase::Starting => {
+                Phase::Preparing { limit } => {
+                    let sentence = format!("What the app needs was not fetched within {limit}");
+                    self.terminate(Ending::failed(sentence), self.terms.timeout_grace_ms, due);
+                }
+                Phase::Starting { .. } => {
                     let limit = self.terms.start_limit_ms;
                     self.terminate(
                         Ending::failed(format!(
@@ -233,7 +267,8 @@ impl Lease {
     #[must_use]
     pub fn deadline(&self) -> Option<Monotonic> {
         match &self.phase {
-            Phase::Starting => Some(self.held_since.plus(self.terms.start_limit_ms)),
+            Phase::Preparing { limit } => Some(self.held_since.plus(*limit)),
+            Phase::Starting { since } => Some(since.plus(self.terms.start_limit_ms)),
             Phase::Running { since, .. } => Some(since.plus(self.terms.granted_ms)),
             Phase::Stopping { kill_at, .. } => Some(*kill_at),
             Phase::Killing { again_at, .. } => Some(*again_at),
@@ -246,7 +281,9 @@ impl Lease {
     #[must_use]
     pub fn kill_at_latest(&self) -> Option<Monotonic> {
         let grace = match &self.phase {
-            Phase::Starting | Phase::Running { .. } => self.terms.timeout_grace_ms,
+            Phase::Preparing { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
+                self.terms.timeout_grace_ms
+            }
             Phase::Stopping { .. } | Phase::Killing { .. } | Phase::Ended { .. } => Millis::ZERO,
         };
         Some(self.deadline()?.plus(grace).plus(WATCH_SLACK))
@@ -270,7 +307,7 @@ impl Lease {
     pub fn status(&self, now: Monotonic) -> AgentStatus {
         let held_so_far = now.since(self.held_since);
         let (held_ms, phase) = match &self.phase {
-            Phase::Starting => (held_so_far, AgentPhase::Starting),
+            Phase::Preparing { .. } | Phase::Starting { .. } => (held_so_far, AgentPhase::Starting),
             Phase::Running { since, upstream } => (
                 held_so_far,
                 AgentPhase::Running {
@@ -315,9 +352,18 @@ impl Lease {
         matches!(self.phase, Phase::Ended { .. })
     }
 
+    /// Whether the end has not begun.
+    #[must_use]
+    pub const fn goes_on(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Preparing { .. } | Phase::Starting { .. } | Phase::Running { .. }
+        )
+    }
+
     fn running(&self, now: Monotonic) -> Option<Millis> {
         match &self.phase {
-            Phase::Starting => None,
+            Phase::Preparing { .. } | Phase::Starting { .. } => None,
             Phase::Running { since, .. } => Some(now.since(*since)),
             Phase::Stopping { running, .. }
             | Phase::Killing { running, .. }
@@ -326,7 +372,7 @@ impl Lease {
     }
 
     fn terminate(&mut self, ending: Ending, grace: Millis, now: Monotonic) {
-        if matches!(self.phase, Phase::Starting | Phase::Running { .. }) {
+        if self.goes_on() {
             self.phase = Phase::Stopping {
                 ending,
                 running: self.running(now),
@@ -504,6 +550,26 @@ mod tests {
             Monotonic(2),
         );
         assert_eq!(lease.deadline(), Some(Monotonic(120_000)));
+    }
+
+    #[test]
+    fn fetching_has_a_limit_of_its_own_and_takes_nothing_from_the_apps() {
+        let fetching = || {
+            let mut lease = Lease::new(TERMS, Monotonic(0));
+            lease.prepares_within(Millis(90_000));
+            lease
+        };
+        let mut in_time = fetching();
+        assert_eq!(in_time.kill_at_latest(), Some(Monotonic(90_900)));
+        in_time.prepared(Monotonic(80_000));
+        assert_eq!(in_time.deadline(), Some(Monotonic(90_000)));
+        in_time.app_answered(upstream(), Monotonic(85_000));
+        assert_eq!(in_time.deadline(), Some(Monotonic(145_000)));
+        let mut late = fetching();
+        late.prepared(Monotonic(90_001));
+        let sentence = "What the app needs was not fetched within 1 min 30 s";
+        assert_eq!(ending(&late).error.as_deref(), Some(sentence));
+        assert!(!late.goes_on());
     }
 
     #[test]

@@ -51,6 +51,17 @@ pub enum Access {
     Private,
 }
 
+/// The container that a session's app runs in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// The image, as the engine names it.
+    pub image: String,
+    /// Whether nothing can be written but the session's files and `/tmp`.
+    pub read_only: bool,
+    /// The capabilities that it keeps, without `CAP_`; all others are dropped.
+    pub capabilities: Vec<String>,
+}
+
 /// What a session runs, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipe {
@@ -70,6 +81,9 @@ pub struct Recipe {
     pub ready_path: String,
     /// Who may use the URL; the server's default when there is none.
     pub access: Option<Access>,
+    /// The container that it runs in; plain processes when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
 }
 
 /// One version of a machine's recipe. Versions never change.

@@ -348,6 +348,7 @@ mod tests {
                 timeout_minutes: 1,
                 ready_path: "/".into(),
                 access: None,
+                container: None,
             },
             gpu_type: GpuType::cpu(),
             created_at: CREATED,

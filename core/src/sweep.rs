@@ -18,6 +18,8 @@ pub struct Remains {
     pub processes: bool,
     /// A cgroup of it is there.
     pub cgroup: bool,
+    /// A container of it is there, whether it runs or not.
+    pub container: bool,
     /// For how long nothing was written in its directory.
     pub untouched_for: Millis,
 }
@@ -29,7 +31,7 @@ pub enum Remedy {
     EndAgent,
     /// Kill its agent, which was asked before.
     KillAgent,
-    /// Kill its processes, and remove its cgroup.
+    /// Kill its processes, and remove its cgroup and its container.
     ClearAway,
     /// Remove its directory.
     RemoveDirectory,
@@ -62,7 +64,7 @@ impl Sweep {
                 } else {
                     Remedy::EndAgent
                 }
-            } else if remains.processes || remains.cgroup {
+            } else if remains.processes || remains.cgroup || remains.container {
                 Remedy::ClearAway
             } else if remains.untouched_for > retention {
                 Remedy::RemoveDirectory
@@ -99,6 +101,7 @@ mod tests {
             agent: true,
             processes: true,
             cgroup: true,
+            container: true,
             untouched_for: Millis(9_000),
         };
         let without_agent = Remains {
@@ -133,6 +136,7 @@ mod tests {
         };
         let cgroup = Remains {
             cgroup: true,
+            container: true,
             ..Remains::default()
         };
         for remains in [processes, cgroup] {

@@ -27,15 +27,20 @@ pub fn environment(spec: &AgentSpec, port: u16) -> BTreeMap<String, String> {
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
         .collect();
     environment.extend(spec.recipe.environment.clone());
-    environment.extend([
+    environment.extend(of_session(spec, port));
+    environment
+}
+
+/// What every app is told of its session, in a container or not.
+pub fn of_session(spec: &AgentSpec, port: u16) -> [(String, String); 3] {
+    [
         ("PORT".to_owned(), port.to_string()),
         (
             "CUDA_VISIBLE_DEVICES".to_owned(),
             spec.visible_device.clone(),
         ),
         ("DWELL_SESSION_ID".to_owned(), spec.session.to_string()),
-    ]);
-    environment
+    ]
 }
 
 /// Where the program of that name is, as a shell would find it from `directory`.

@@ -51,29 +51,45 @@ pub enum Order {
     Kill,
     /// Kill every process of the session at this moment, unless told otherwise by then.
     KillAt(Monotonic),
+    /// To a keeper: the engine is asked to start the container now.
+    ContainerIsAwaited,
+    /// To a keeper: the container's first process is this one.
+    ContainerRuns(i32),
+    /// To a keeper: the container was not started after all.
+    ContainerIsNotThere,
 }
 
 impl Order {
-    const BYTES: usize = 9;
+    /// How long each is.
+    pub const BYTES: usize = 9;
 
     /// As it is sent.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
-        let (what, at) = match self {
+        let (what, number) = match self {
             Self::Terminate => (b'T', 0),
             Self::Kill => (b'K', 0),
             Self::KillAt(at) => (b'A', at.0),
+            Self::ContainerIsAwaited => (b'C', 0),
+            Self::ContainerRuns(pid) => (b'R', u64::try_from(pid).unwrap_or(0)),
+            Self::ContainerIsNotThere => (b'N', 0),
         };
-        let [a, b, c, d, e, f, g, h] = at.to_le_bytes();
+        let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
         [what, a, b, c, d, e, f, g, h]
     }
 
-    fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
-        let [what, at @ ..] = bytes;
+    /// What was sent.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
+        let [what, number @ ..] = bytes;
+        let number = u64::from_le_bytes(number);
         match what {
             b'T' => Some(Self::Terminate),
             b'K' => Some(Self::Kill),
-            b'A' => Some(Self::KillAt(Monotonic(u64::from_le_bytes(at)))),
+            b'A' => Some(Self::KillAt(Monotonic(number))),
+            b'C' => Some(Self::ContainerIsAwaited),
+            b'R' => i32::try_from(number).ok().map(Self::ContainerRuns),
+            b'N' => Some(Self::ContainerIsNotThere),
             _ => None,
         }
     }
@@ -224,6 +240,11 @@ impl Init {
                 match self.hear() {
                     Some(Order::Terminate) => self.terminate_all(),
                     Some(Order::KillAt(at)) => set(&last_moment, at),
+                    Some(
+                        Order::ContainerIsAwaited
+                        | Order::ContainerRuns(_)
+                        | Order::ContainerIsNotThere,
+                    ) => {}
                     // The agent is gone, or wants it so.
                     Some(Order::Kill) | None => return self.kill_all(),
                 }
@@ -328,7 +349,7 @@ impl Init {
 }
 
 /// Have `timer` fire at `moment`, or at once if that is past.
-fn set(timer: &TimerFd, moment: Monotonic) {
+pub fn set(timer: &TimerFd, moment: Monotonic) {
     // At 0 it would never fire.
     let at = TimeSpec::from_duration(Duration::from_millis(moment.0.max(1)));
     // It cannot fail with a timer that is open and a time that is one.

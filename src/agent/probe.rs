@@ -17,15 +17,20 @@ const PATIENT: Duration = Duration::from_millis(50);
 /// An app that takes a connection but does not answer is asked again after this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Waits until the app answers, and says where.
-pub async fn answered(port: u16, path: &str) -> SocketAddr {
-    let began = Instant::now();
-    let places: [SocketAddr; 2] = [
+/// Where an app listens that runs on this host itself.
+#[must_use]
+pub fn on_this_host(port: u16) -> Vec<SocketAddr> {
+    vec![
         (Ipv4Addr::LOCALHOST, port).into(),
         (Ipv6Addr::LOCALHOST, port).into(),
-    ];
+    ]
+}
+
+/// Waits until the app answers in one of these places, and says where.
+pub async fn answered(places: &[SocketAddr], path: &str) -> SocketAddr {
+    let began = Instant::now();
     loop {
-        for place in places {
+        for &place in places {
             if let Ok(stream) = TcpStream::connect(place).await
                 && timeout(ANSWER_WITHIN, is_ready(stream, place, path)).await == Ok(Some(true))
             {

@@ -81,7 +81,8 @@ pub async fn clear_away(session: SessionId) {
 
 /// Every process that was given this session's environment, whoever its parent is
 /// by now.
-fn strays(session: SessionId) -> Vec<Pid> {
+#[must_use]
+pub fn strays(session: SessionId) -> Vec<Pid> {
     let of_session = marked().into_iter().filter(|(id, _)| *id == session);
     of_session.map(|(_, pid)| pid).collect()
 }

@@ -8,6 +8,8 @@ use dwell_core::machine::Recipe;
 use dwell_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::EngineSettings;
+
 /// `agent.json` in a session's directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSpec {
@@ -30,6 +32,9 @@ pub struct AgentSpec {
     pub heartbeat: Millis,
     /// What the app may use.
     pub limits: AppLimits,
+    /// What runs its container, where the recipe names one.
+    #[serde(default)]
+    pub engine: Option<EngineSettings>,
 }
 
 /// Where an agent's server is, and with that how the app is reached.

@@ -1,9 +1,6 @@
 //! The loop around the lease: what happens goes in, what is decided gets done.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::time::Duration;
 
 use dwell_core::lease::{Command, Lease};
@@ -11,9 +8,8 @@ use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::Millis;
 use dwell_core::upstream::Upstream;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
-use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -21,18 +17,21 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::cgroup::Cgroups;
 use super::channels::Channels;
+use super::container::{self, Container, Course, Stage};
 use super::control::{self, Event};
 use super::environment::{environment, find_program};
 use super::init::{App, Word};
+use super::log::{Log, capture};
 use super::port::AppPort;
+use super::processes::{Outputs, Processes};
 use super::spec::ServerAt;
-use super::tree::{Outputs, Tree};
+use super::tree::Tree;
 use super::{
     AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, probe, remains,
 };
 use crate::clock;
 use crate::failpoint::{self, Point};
-use crate::session_log::{LineSplitter, LogLevel, Writer};
+use crate::session_log::LogLevel;
 
 /// How often the agent puts down that it lives.
 const PROOF_EVERY: Duration = Duration::from_secs(1);
@@ -48,24 +47,6 @@ const REPORT_FOR: Duration = Duration::from_secs(60);
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
 /// The same while its descendants may still hold its output open.
 const EXIT_WORDS_WITHIN: Duration = Duration::from_millis(50);
-/// So much of the app's last line goes into the sentence that says why it ended.
-const LAST_WORDS_CHARS: usize = 200;
-
-/// The log, shared by the readers of both outputs.
-type Log = Rc<RefCell<SessionLog>>;
-
-struct SessionLog {
-    writer: Writer,
-    last_line: Option<String>,
-}
-
-impl SessionLog {
-    fn write(&mut self, level: LogLevel, message: &str) {
-        // A full disk must not end a session: what does not fit is not kept.
-        let _ = self.writer.write(level, message);
-    }
-}
-
 /// One session under supervision.
 pub(super) struct Supervisor {
     dir: SessionDir,
@@ -78,11 +59,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) fn new(dir: SessionDir, spec: AgentSpec, lock: Lock, journal: Journal) -> Self {
-        let writer = Writer::new(dir.log(), spec.limits.log_mib.saturating_mul(1 << 20));
-        let log = Rc::new(RefCell::new(SessionLog {
-            writer,
-            last_line: None,
-        }));
+        let log = Log::new(&dir, spec.limits);
         Self {
             dir,
             spec,
@@ -106,7 +83,14 @@ impl Supervisor {
             .run_until(async move {
                 let mut at_work = AtWork::new(&self.spec, lease.status(began));
                 match started {
-                    Ok(started) => at_work.take_over(started, &self.spec, &self.log),
+                    Ok(Started::Processes(started)) => {
+                        at_work.take_over(started, &self.spec, &self.log)
+                    }
+                    Ok(Started::Container(container)) => {
+                        let (container, course) = *container;
+                        lease.prepares_within(course.prepare_limit());
+                        at_work.take_over_container(container, course);
+                    }
                     Err(why) => {
                         self.remark(&why);
                         lease.app_not_started(&why, clock::monotonic());
@@ -116,10 +100,20 @@ impl Supervisor {
                 let status = lease.status(clock::monotonic());
                 at_work.see_off().await;
                 at_work.finish_log(LAST_WORDS_WITHIN).await;
-                self.clean_up(at_work.tree.as_ref());
+                let tree = at_work.tree.take();
+                let is_container = matches!(tree, Some(Tree::Container(_)));
+                let dir = self.dir.clone();
+                let mut cleaning = spawn_local(async move { clean_up(tree, &dir).await });
+                if !is_container {
+                    let _ = (&mut cleaning).await;
+                }
                 failpoint::cross(Point::AgentBeforeReport);
                 let put_down = |status: &AgentStatus| self.put_down_end(status);
                 at_work.report_until_heard(status, put_down).await;
+                if is_container {
+                    // Nobody waited for the engine to do it.
+                    let _ = cleaning.await;
+                }
                 failpoint::cross(Point::AgentAfterForget);
                 self.lock.retire(&self.dir);
             })
@@ -129,8 +123,9 @@ impl Supervisor {
     /// An earlier agent's session is over: make sure of it, and report it.
     pub(super) async fn report_past(mut self, status: AgentStatus) {
         remains::clear_away(self.spec.session).await;
+        container::remove_left(&self.spec, &self.dir).await;
         self.put_down_end(&status);
-        self.clean_up(None);
+        clean_up(None, &self.dir).await;
         LocalSet::new()
             .run_until(async move {
                 let mut at_work = AtWork::new(&self.spec, status.clone());
@@ -142,6 +137,19 @@ impl Supervisor {
     }
 
     fn start(&self) -> Result<Started, String> {
+        match (&self.spec.recipe.container, &self.spec.engine) {
+            (None, _) => self.start_processes().map(Started::Processes),
+            (Some(container), Some(engine)) => {
+                // In a container the app may be any user; nobody else gets as far as here.
+                make_dir(&self.dir.work(), 0o777)?;
+                let container = Container::new(&self.spec, engine, container, &self.dir, &self.log);
+                Ok(Started::Container(Box::new(container)))
+            }
+            (Some(_), None) => Err("Its server has no container engine".to_owned()),
+        }
+    }
+
+    fn start_processes(&self) -> Result<StartedProcesses, String> {
         let port = match self.spec.recipe.port {
             Some(port) => AppPort::fixed(port),
             None => AppPort::any(),
@@ -152,8 +160,7 @@ impl Supervisor {
             None => self.dir.work(),
         };
         if self.spec.recipe.workdir.is_none() {
-            make_private_dir(&directory)
-                .map_err(|error| format!("{} could not be made: {error}", directory.display()))?;
+            make_dir(&directory, 0o700)?;
         }
         if !directory.is_dir() {
             return Err(format!(
@@ -173,13 +180,13 @@ impl Supervisor {
             directory,
             cgroup_doors: Vec::new(),
         };
-        let (tree, outputs) = Tree::start(app, cgroups)
+        let (processes, outputs) = Processes::start(app, cgroups)
             .map_err(|error| format!("No process could be started: {error}"))?;
-        for missing in tree.missing() {
-            self.log.borrow_mut().write(LogLevel::Info, missing);
+        for missing in processes.missing() {
+            self.log.write(LogLevel::Info, missing);
         }
-        Ok(Started {
-            tree,
+        Ok(StartedProcesses {
+            processes,
             outputs,
             port,
         })
@@ -205,9 +212,11 @@ impl Supervisor {
             self.catch_up(lease, at_work).await;
             match next {
                 Next::Happening(happening) => {
-                    if matches!(happening, Happening::Word(Word::AppExited(_)))
-                        && let Some(answered) = at_work.finish_app().await
-                    {
+                    let exited = matches!(
+                        happening,
+                        Happening::Word(Word::AppExited(_)) | Happening::Stage(Stage::Exited(_))
+                    );
+                    if exited && let Some(answered) = at_work.finish_app().await {
                         self.take_in(answered, lease, at_work);
                     }
                     self.take_in(happening, lease, at_work);
@@ -289,17 +298,15 @@ impl Supervisor {
                 }
             }
             Happening::Word(Word::AppExited(exit)) => {
-                let last_words = self.log.borrow().last_line.clone();
-                lease.app_exited(exit, last_words.as_deref(), now);
+                lease.app_exited(exit, self.log.last_line().as_deref(), now);
             }
             Happening::Word(Word::NotStarted(why)) => {
                 self.remark(&why);
                 lease.app_not_started(&why, now);
             }
             Happening::Word(Word::KilledInYourPlace { gone_at }) => lease.ended_by_watch(gone_at),
-            Happening::Word(Word::Missing(what)) => {
-                self.log.borrow_mut().write(LogLevel::Info, &what)
-            }
+            Happening::Word(Word::Missing(what)) => self.log.write(LogLevel::Info, &what),
+            Happening::Stage(stage) => self.go_on(stage, lease, at_work),
             Happening::Reap => {
                 let Some(tree) = &mut at_work.tree else {
                     return;
@@ -329,6 +336,44 @@ impl Supervisor {
         }
     }
 
+    /// The container is so far.
+    fn go_on(&self, stage: Stage, lease: &mut Lease, at_work: &mut AtWork) {
+        let now = clock::monotonic();
+        let Some(Tree::Container(container)) = &mut at_work.tree else {
+            return;
+        };
+        match stage {
+            Stage::Prepared => {
+                lease.prepared(now);
+                if !lease.goes_on() {
+                    return;
+                }
+                container.kill_at_latest(lease.kill_at_latest());
+                match container.go_ahead().and_then(words) {
+                    Ok(words) => at_work.words = Some(words),
+                    Err(error) => {
+                        let why = format!("Nobody could be set to watch over it: {error}");
+                        self.remark(&why);
+                        lease.app_not_started(&why, now);
+                    }
+                }
+            }
+            Stage::Runs(inside, address) => {
+                container.runs(inside);
+                at_work.probe(vec![address], &self.spec);
+            }
+            Stage::Failed(why) => {
+                container.was_not_started();
+                self.remark(&why);
+                lease.app_not_started(&why, now);
+            }
+            Stage::Exited(exit) => {
+                container.has_ended();
+                lease.app_exited(exit, self.log.last_line().as_deref(), now);
+            }
+        }
+    }
+
     /// Put down the end, once. Says whether it is.
     fn put_down_end(&mut self, status: &AgentStatus) -> bool {
         let ended = Entry::Ended {
@@ -350,20 +395,18 @@ impl Supervisor {
     }
 
     fn remark(&self, sentence: &str) {
-        self.log.borrow_mut().write(LogLevel::Error, sentence);
-    }
-
-    fn clean_up(&self, tree: Option<&Tree>) {
-        if let Some(tree) = tree {
-            tree.remove();
-        }
-        let _ = std::fs::remove_dir_all(self.dir.work());
+        self.log.write(LogLevel::Error, sentence);
     }
 }
 
-/// An app that was started.
-struct Started {
-    tree: Tree,
+/// An app that was started, or is about to be.
+enum Started {
+    Processes(StartedProcesses),
+    Container(Box<(Container, Course)>),
+}
+
+struct StartedProcesses {
+    processes: Processes,
     outputs: Outputs,
     port: AppPort,
 }
@@ -380,6 +423,7 @@ enum Next {
 enum Happening {
     Answered(SocketAddr),
     Word(Word),
+    Stage(Stage),
     Reap,
     Server(Event),
     HostStops,
@@ -390,6 +434,7 @@ struct AtWork {
     tree: Option<Tree>,
     killing: bool,
     words: Option<Lines<BufReader<UnixStream>>>,
+    stages: Option<mpsc::UnboundedReceiver<Stage>>,
     answered: Option<JoinHandle<SocketAddr>>,
     readers: Vec<JoinHandle<()>>,
     status: watch::Sender<AgentStatus>,
@@ -410,6 +455,7 @@ impl AtWork {
             tree: None,
             killing: false,
             words: None,
+            stages: None,
             answered: None,
             readers: Vec::new(),
             status,
@@ -421,26 +467,37 @@ impl AtWork {
         }
     }
 
-    fn take_over(&mut self, started: Started, spec: &AgentSpec, log: &Log) {
-        let Started {
-            tree,
+    fn take_over(&mut self, started: StartedProcesses, spec: &AgentSpec, log: &Log) {
+        let StartedProcesses {
+            processes,
             outputs,
             port,
         } = started;
-        let (number, path) = (port.port, spec.recipe.ready_path.clone());
-        self.answered = Some(spawn_local(
-            async move { probe::answered(number, &path).await },
-        ));
+        self.probe(probe::on_this_host(port.port), spec);
         self.words = words(outputs.words).ok();
         self.readers = [
             (outputs.stdout, LogLevel::Info),
             (outputs.stderr, LogLevel::Warning),
         ]
         .into_iter()
-        .map(|(pipe, level)| spawn_local(capture(pipe, level, Rc::clone(log))))
+        .map(|(pipe, level)| spawn_local(capture(pipe, level, log.clone())))
         .collect();
-        self.tree = Some(tree);
+        self.tree = Some(Tree::Processes(processes));
         self._port = Some(port);
+    }
+
+    fn take_over_container(&mut self, container: Container, course: Course) {
+        let (told, stages) = mpsc::unbounded_channel();
+        spawn_local(course.run(told));
+        self.stages = Some(stages);
+        self.tree = Some(Tree::Container(container));
+    }
+
+    fn probe(&mut self, places: Vec<SocketAddr>, spec: &AgentSpec) {
+        let path = spec.recipe.ready_path.clone();
+        self.answered = Some(spawn_local(
+            async move { probe::answered(&places, &path).await },
+        ));
     }
 
     /// How the server reaches the app that listens at `address`.
@@ -474,6 +531,13 @@ impl AtWork {
                     Happening::Reap
                 }
             },
+            stage = next_stage(&mut self.stages) => match stage {
+                Some(stage) => Happening::Stage(stage),
+                None => {
+                    self.stages = None;
+                    Happening::Reap
+                }
+            },
             () = signalled(&mut self.children) => Happening::Reap,
             () = look_again, if self.killing => Happening::Reap,
             Some(event) = self.events.recv() => Happening::Server(event),
@@ -504,6 +568,10 @@ impl AtWork {
         while let Some(tree) = &mut self.tree
             && !tree.is_gone()
         {
+            if let Tree::Container(container) = tree {
+                // It may have begun to run only now.
+                container.kill();
+            }
             tree.reap();
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
@@ -551,32 +619,6 @@ impl AtWork {
     }
 }
 
-/// Put what comes through `pipe` into the log, line by line, as fast as the log
-/// takes it and no faster: an app that floods it waits.
-async fn capture(pipe: OwnedFd, level: LogLevel, log: Log) {
-    let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) else {
-        return;
-    };
-    let mut splitter = LineSplitter::default();
-    let mut buffer = vec![0; 8 * 1024];
-    let put = |line: &str| {
-        let mut log = log.borrow_mut();
-        log.write(level, line);
-        if !line.trim().is_empty() {
-            log.last_line = Some(line.trim().chars().take(LAST_WORDS_CHARS).collect());
-        }
-    };
-    loop {
-        match pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(bytes) => splitter.push(buffer.get(..bytes).unwrap_or_default(), put),
-        }
-        // The lease comes first, however much there is to read.
-        tokio::task::yield_now().await;
-    }
-    splitter.flush(put);
-}
-
 fn words(socket: std::os::unix::net::UnixStream) -> std::io::Result<Lines<BufReader<UnixStream>>> {
     socket.set_nonblocking(true)?;
     Ok(BufReader::with_capacity(1_024, UnixStream::from_std(socket)?).lines())
@@ -590,6 +632,14 @@ async fn next_word(words: &mut Option<Lines<BufReader<UnixStream>>>) -> Option<W
             Ok(Some(line)) => serde_json::from_str(&line).ok(),
             Ok(None) | Err(_) => None,
         },
+        None => std::future::pending().await,
+    }
+}
+
+/// The container's next step. Waits for ever when there is none to come.
+async fn next_stage(stages: &mut Option<mpsc::UnboundedReceiver<Stage>>) -> Option<Stage> {
+    match stages {
+        Some(stages) => stages.recv().await,
         None => std::future::pending().await,
     }
 }
@@ -623,10 +673,16 @@ fn every(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-fn make_private_dir(path: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
+fn make_dir(path: &std::path::Path, mode: u32) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(path)
+        .and_then(|()| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)))
+        .map_err(|error| format!("{} could not be made: {error}", path.display()))
+}
+
+async fn clean_up(tree: Option<Tree>, dir: &SessionDir) {
+    if let Some(tree) = tree {
+        tree.remove().await;
+    }
+    let _ = std::fs::remove_dir_all(dir.work());
 }

@@ -17,7 +17,11 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Denied, ErrorDetail, Misfit, UnfitBody};
 use super::extract::{Body, Caller};
-use super::fields::{AccessName, Command, Environment, GpuName, Minutes, Port, ReadyPath, Workdir};
+use super::fields::{
+    AccessName, Capability, Command, Environment, GpuName, ImageName, Minutes, Port, ReadyPath,
+    Workdir,
+};
+use super::machine_wire::container;
 use super::machines::id_of_machine;
 use super::session_wire::url;
 use super::{Api, Shared};
@@ -85,6 +89,13 @@ pub(super) struct CreateDynamicSessionBody {
     ready_path: Option<ReadyPath>,
     /// With a command: who may use the URL; the server's default when there is none.
     access: Option<AccessName>,
+    /// With a command: the container image that it runs in, where the server runs
+    /// containers.
+    image: Option<ImageName>,
+    /// With an image: whether nothing can be written but the session's files and `/tmp`.
+    read_only: Option<bool>,
+    /// With an image: the capabilities that it keeps; none when there are none.
+    capabilities: Option<Vec<Capability>>,
 }
 
 /// A session was made.
@@ -195,6 +206,7 @@ async fn source(
             timeout_minutes: api.limits.timeout_default_minutes,
             ready_path: ready_path(body.ready_path),
             access: body.access.map(Into::into),
+            container: container(body.image, body.read_only, body.capabilities, api)?,
         }))),
         (None, Some(machine_id)) => {
             // A machine's sessions are alike: what they run is the machine's to say.
@@ -204,6 +216,7 @@ async fn source(
                 ("environment", body.environment.is_some()),
                 ("ready_path", body.ready_path.is_some()),
                 ("access", body.access.is_some()),
+                ("image", body.image.is_some()),
             ];
             if let Some((field, _)) = of_a_command.into_iter().find(|(_, given)| *given) {
                 return Err(misfit(field, "goes with command only"));

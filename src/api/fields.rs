@@ -119,6 +119,23 @@ text!(
     "must begin with / and have no blanks and no other than ASCII characters"
 );
 
+text!(
+    /// The name of a container image, as its engine knows it.
+    ImageName,
+    1..=500,
+    r"^[!-~]+$",
+    |name| name.chars().all(|char| char.is_ascii_graphic()),
+    "must have no blanks and no other than ASCII characters"
+);
+text!(
+    /// The name of a Linux capability, without `CAP_`.
+    Capability,
+    1..=40,
+    "^[A-Z_]+$",
+    |name| name.chars().all(|char| char.is_ascii_uppercase() || char == '_'),
+    "must be the name of a capability in capital letters, such as NET_BIND_SERVICE"
+);
+
 // --- Numbers --------------------------------------------------------------------
 
 /// A whole number from `MIN` to `MAX`. `15.0` is one too.

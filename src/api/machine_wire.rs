@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use dwell_core::control_plane::MachinePatch;
 use dwell_core::gpu::GpuType;
 use dwell_core::id::MachineId;
-use dwell_core::machine::{AppCommand, Machine, MachineVersion, Recipe};
+use dwell_core::machine::{AppCommand, Container, Machine, MachineVersion, Recipe};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
 use super::create::ready_path;
+use super::error::{ApiError, Misfit};
 use super::fields::{
-    AccessName, Command, DateTime, Environment, GpuName, Minutes, Name, NoSecrets, NotYet, Port,
-    ReadyPath, Save, Whole, Workdir, only_null,
+    AccessName, Capability, Command, DateTime, Environment, GpuName, ImageName, Minutes, Name,
+    NoSecrets, NotYet, Port, ReadyPath, Save, Whole, Workdir, only_null,
 };
 
 /// A machine to make.
@@ -44,9 +45,12 @@ pub(super) struct CreateMachineBody {
     #[serde(rename = "idle_timeout")]
     #[schema(required = false, schema_with = only_null)]
     pub _idle_timeout: Option<NotYet>,
-    #[serde(rename = "image")]
-    #[schema(required = false, schema_with = only_null)]
-    pub _image: Option<NotYet>,
+    /// The container image that its sessions run in, where the server runs containers.
+    pub image: Option<ImageName>,
+    /// With an image: whether nothing can be written but the session's files and `/tmp`.
+    pub read_only: Option<bool>,
+    /// With an image: the capabilities that its sessions keep; none when there are none.
+    pub capabilities: Option<Vec<Capability>>,
     #[serde(rename = "files")]
     #[schema(required = false, schema_with = only_null)]
     pub _files: Option<NotYet>,
@@ -62,8 +66,12 @@ pub(super) struct CreateMachineBody {
 
 impl CreateMachineBody {
     /// What its first version runs.
-    pub fn recipe(self, api: &Api) -> Recipe {
-        Recipe {
+    ///
+    /// # Errors
+    /// When it names an image and the server runs no containers.
+    pub fn recipe(self, api: &Api) -> Result<Recipe, ApiError> {
+        let container = container(self.image, self.read_only, self.capabilities, api)?;
+        Ok(Recipe {
             command: self.command.0,
             port: self.port.map(|port| port.0),
             workdir: self.workdir.map(|workdir| workdir.0),
@@ -74,7 +82,8 @@ impl CreateMachineBody {
             timeout_minutes: or_default(self.timeout, api),
             ready_path: ready_path(self.ready_path),
             access: self.access.map(Into::into),
-        }
+            container,
+        })
     }
 }
 
@@ -110,9 +119,14 @@ pub(super) struct ChangeMachineBody {
     #[serde(rename = "idle_timeout")]
     #[schema(required = false, schema_with = only_null)]
     pub _idle_timeout: Option<NotYet>,
-    #[serde(rename = "image")]
-    #[schema(required = false, schema_with = only_null)]
-    pub _image: Option<NotYet>,
+    /// Another container image, or none and with it no container.
+    #[serde(default, deserialize_with = "or_none")]
+    #[schema(value_type = Option<ImageName>)]
+    pub image: Option<Option<ImageName>>,
+    /// Whether nothing can be written but the session's files and `/tmp`.
+    pub read_only: Option<bool>,
+    /// The capabilities that its sessions keep, in the place of the old.
+    pub capabilities: Option<Vec<Capability>>,
     #[serde(rename = "files")]
     #[schema(required = false, schema_with = only_null)]
     pub _files: Option<NotYet>,
@@ -128,8 +142,14 @@ pub(super) struct ChangeMachineBody {
 
 impl ChangeMachineBody {
     /// What the core is asked to change.
-    pub fn patch(self, api: &Api) -> MachinePatch {
-        MachinePatch {
+    ///
+    /// # Errors
+    /// When it names an image and the server runs no containers.
+    pub fn patch(self, api: &Api) -> Result<MachinePatch, ApiError> {
+        if let Some(Some(_)) = &self.image {
+            check_containers(api)?;
+        }
+        Ok(MachinePatch {
             name: self.name.map(|name| name.0),
             command: self.command.map(|command| command.0),
             port: self.port.map(|port| port.map(|port| port.0)),
@@ -139,7 +159,45 @@ impl ChangeMachineBody {
             timeout_minutes: self.timeout.map(|minutes| or_default(Some(minutes), api)),
             ready_path: self.ready_path.map(|path| path.0),
             access: self.access.map(|access| access.map(Into::into)),
-        }
+            image: self.image.map(|image| image.map(|it| it.0)),
+            read_only: self.read_only,
+            capabilities: self.capabilities.map(names),
+        })
+    }
+}
+
+/// The container that a request asks for.
+pub(super) fn container(
+    image: Option<ImageName>,
+    read_only: Option<bool>,
+    capabilities: Option<Vec<Capability>>,
+    api: &Api,
+) -> Result<Option<Container>, ApiError> {
+    let Some(image) = image else { return Ok(None) };
+    check_containers(api)?;
+    Ok(Some(Container {
+        image: image.0,
+        read_only: read_only.unwrap_or(false),
+        capabilities: capabilities.map(names).unwrap_or_default(),
+    }))
+}
+
+fn names(capabilities: Vec<Capability>) -> Vec<String> {
+    let mut names: Vec<_> = capabilities.into_iter().map(|it| it.0).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn check_containers(api: &Api) -> Result<(), ApiError> {
+    match api.engine {
+        Some(_) => Ok(()),
+        None => Err(Misfit::in_body(
+            "image",
+            "this server runs no containers; it does with a [[launcher]] of kind \"docker\" or \
+             \"podman\" in its config",
+        )
+        .into()),
     }
 }
 
@@ -177,10 +235,20 @@ struct RecipeFields {
     ready_path: String,
     /// Who may use a session's URL.
     access: AccessName,
+    /// The container image that sessions run in.
+    image: Option<String>,
+    /// Whether nothing can be written in that but the session's files and `/tmp`.
+    read_only: bool,
+    /// The capabilities that sessions keep in it.
+    capabilities: Vec<String>,
 }
 
 impl RecipeFields {
     fn new(recipe: &Recipe, api: &Api) -> Self {
+        let container = recipe.container.clone();
+        let (image, read_only, capabilities) = container
+            .map(|it| (Some(it.image), it.read_only, it.capabilities))
+            .unwrap_or_default();
         Self {
             gpu: recipe.gpu.0.clone(),
             timeout: recipe.timeout_minutes,
@@ -190,6 +258,9 @@ impl RecipeFields {
             environment: recipe.environment.clone(),
             ready_path: recipe.ready_path.clone(),
             access: recipe.access.unwrap_or(api.default_access).into(),
+            image,
+            read_only,
+            capabilities,
         }
     }
 }

@@ -143,7 +143,7 @@ pub(super) async fn create_machine(
         version_id: MachineVersionId(Uuid::new_v4()),
         principal: caller.principal,
         name: body.name.0.clone(),
-        recipe: body.recipe(&api),
+        recipe: body.recipe(&api)?,
     };
     let machine = api
         .driver
@@ -173,7 +173,7 @@ pub(super) async fn update_machine(
     Body(body): Body<ChangeMachineBody>,
 ) -> Result<Json<MachineResponse>, ApiError> {
     let id = id_of_machine(&id)?;
-    let patch = body.patch(&api);
+    let patch = body.patch(&api)?;
     let version_id = MachineVersionId(Uuid::new_v4());
     let machine = api
         .driver

@@ -10,8 +10,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
 use super::error::{ApiError, Denied, ErrorDetail, Unfit, UnfitBody, Wording};
-use super::extract::{Body, Caller, Ids, OptionalBody, Query};
-use super::fields::{Count, MoreMinutes, Name, flag};
+use super::extract::{Body, Caller, Ids, Query};
+use super::fields::{Count, MoreMinutes, flag};
 use super::machines::Message;
 use super::session_wire::{SessionListItem, SessionResponse};
 
@@ -259,44 +259,4 @@ pub(super) async fn delete_session(
             .await?;
     }
     Ok(Json(DeleteSessionResponse { success: true }))
-}
-
-// --- Not built yet --------------------------------------------------------------
-
-/// What to make of the session's files.
-#[derive(Deserialize, ToSchema)]
-pub(super) struct SnapshotBody {
-    /// The name of a new machine for it.
-    #[serde(rename = "machine_name")]
-    _machine_name: Option<Name>,
-}
-
-/// Snapshot a session
-///
-/// Not supported by this server yet.
-#[utoipa::path(
-    post, path = "/session/{session_id}/snapshot", tag = "sessions",
-    params(("session_id" = Uuid, Path, description = "The session.")),
-    request_body = Option<SnapshotBody>,
-    responses(
-        (status = 404, description = "`GPUEvent not found session_id: ID`", body = ErrorDetail),
-        (status = 501, description = "This server cannot snapshot sessions yet.", body = ErrorDetail),
-        Denied, UnfitBody,
-    ),
-)]
-pub(super) async fn snapshot_session(
-    caller: Caller,
-    State(api): State<Shared>,
-    Ids(raw_id): Ids<String>,
-    _: OptionalBody<SnapshotBody>,
-) -> Result<Json<Message>, ApiError> {
-    let not_found = || ApiError::not_found(format!("GPUEvent not found session_id: {raw_id}"));
-    let id: SessionId = raw_id.parse().map_err(|_| not_found())?;
-    let record = api.store.session(&caller.owner(), id).await?;
-    record
-        .filter(|record| record.session.is_open())
-        .ok_or_else(not_found)?;
-    Err(ApiError::not_built_yet(
-        "This server cannot snapshot sessions yet",
-    ))
 }

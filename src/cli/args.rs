@@ -109,9 +109,23 @@ pub struct AppArgs {
     /// Who may use the URL: whoever has the link, or only holders of a key
     #[arg(long, value_name = "WHO")]
     access: Option<AccessArg>,
+    /// Run it in a container of this image, where the server runs containers
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// With --image: nothing can be written but the session's files and /tmp
+    #[arg(long)]
+    pub read_only: bool,
+    /// With --image: a capability that the container keeps; may be repeated
+    #[arg(long = "capability", value_name = "NAME")]
+    pub capabilities: Vec<String>,
 }
 
 impl AppArgs {
+    /// The container's capabilities, if they are said.
+    pub fn capabilities(&self) -> Option<Vec<String>> {
+        (!self.capabilities.is_empty()).then(|| self.capabilities.clone())
+    }
+
     /// The directory to start in, absolute.
     pub fn workdir(&self) -> Result<Option<String>, Failure> {
         let Some(dir) = &self.workdir else {

@@ -18,6 +18,7 @@ use super::output::{Failure, print, table};
 use crate::client::find::{FoundBy, Wanted};
 use crate::client::{Client, ClientError};
 use crate::data_dir::DataDir;
+use crate::engine::Engine;
 use crate::gpus;
 use crate::store::{StoreAt, postgres};
 
@@ -106,6 +107,7 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
         gpus(),
         pid_namespaces(),
         cgroups(Path::new("/sys/fs/cgroup")),
+        containers().await,
         open_files(),
     ];
     if args.json.json {
@@ -384,6 +386,41 @@ fn writable(dir: &Path) -> bool {
                 .flags()
                 .contains(nix::sys::statvfs::FsFlags::ST_RDONLY)
         })
+}
+
+/// Whether an engine answers where servers look for one that are not told another place.
+async fn containers() -> Finding {
+    const CHECK: &str = "containers";
+    const SOCKETS: [&str; 2] = [
+        "unix:///var/run/docker.sock",
+        "unix:///run/podman/podman.sock",
+    ];
+    let named = std::env::var("DOCKER_HOST").ok();
+    let is_there = |host: &&str| {
+        host.strip_prefix("unix://")
+            .is_some_and(|it| Path::new(it).exists())
+    };
+    let host = named
+        .as_deref()
+        .or_else(|| SOCKETS.into_iter().find(is_there));
+    let Some(host) = host else {
+        return Finding::warn(
+            CHECK,
+            "no container engine".to_owned(),
+            "sessions without an image work without. To have others, install Docker Engine or \
+             Podman and name it in the config: [[launcher]] kind = \"docker\"",
+        );
+    };
+    let found = async { Engine::connect(host).await?.abilities().await };
+    match found.await {
+        Ok(abilities) => Finding::ok(CHECK, abilities),
+        Err(why) => Finding::warn(
+            CHECK,
+            why,
+            "start it, or name the one that runs: DOCKER_HOST=unix:///PATH, and host under \
+             [[launcher]]",
+        ),
+    }
 }
 
 fn open_files() -> Finding {

@@ -155,6 +155,9 @@ fn spec(
         timeout: app.timeout,
         ready_path: app.ready_path.clone(),
         access: app.access(),
+        image: app.image.clone(),
+        read_only: app.read_only.then_some(true),
+        capabilities: app.capabilities(),
     })
 }
 
@@ -241,6 +244,7 @@ fn details(machine: &MachineRow) -> String {
                 .to_owned()
             }),
         ),
+        ("image", machine.image.clone()),
         ("created", machine.created_at.map(clock::rfc3339)),
         ("changed", machine.updated_at.map(clock::rfc3339)),
     ])

@@ -108,6 +108,9 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         environment: args.app.environment(),
         ready_path: args.app.ready_path.clone(),
         access: args.app.access(),
+        image: args.app.image.clone(),
+        read_only: args.app.read_only.then_some(true),
+        capabilities: args.app.capabilities(),
         command: Some(AppCommand::Argv(args.command)),
     };
     let interrupts = Interrupts::listen()?;

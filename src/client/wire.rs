@@ -40,6 +40,15 @@ pub struct NewSession {
     /// Who may use the URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+    /// The container image that it runs in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Whether little can be written in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+    /// The capabilities that it keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
 }
 
 /// A session that was made.
@@ -115,6 +124,12 @@ pub struct MachineSpec {
     pub ready_path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
 }
 
 /// A machine.
@@ -132,6 +147,7 @@ pub struct MachineRow {
     pub timeout: Option<u32>,
     pub ready_path: Option<String>,
     pub access: Option<Access>,
+    pub image: Option<String>,
     pub machine_version_id: Option<String>,
     pub version: Option<u32>,
     #[serde(deserialize_with = "moment")]

@@ -95,8 +95,32 @@ fn a_value_that_does_not_fit_is_refused_by_line_key_and_value() {
 fn what_is_not_there_yet_is_refused_with_a_sentence() {
     assert_eq!(
         refusal("[[launcher]]\nkind = \"slurm\"\npartition = \"gpu\""),
-        "dwell.toml:2: launcher.kind: \"slurm\" is not there yet; use \"local\", or no [[launcher]] at all"
+        "dwell.toml:2: launcher.kind: \"slurm\" is not there yet; use \"local\" or \"docker\", or no [[launcher]] at all"
     );
+    let engine = |line: &str| format!("[[launcher]]\nkind = \"docker\"\n{line}\n");
+    for (line, says) in [
+        ("host = \"tcp://gpu:2375\"", "is no socket of this host"),
+        (
+            "network = \"a b\"",
+            "is no name of letters, digits and hyphens",
+        ),
+        ("subnets = \"10.0.0.0/8\"", "is no /16 of addresses"),
+        (
+            "gpus = \"all\"",
+            "is neither \"cdi\" nor \"device-requests\"",
+        ),
+        (
+            "[[launcher]]\nkind = \"podman\"",
+            "is a second container engine",
+        ),
+    ] {
+        let sentence = refusal(&engine(line));
+        assert!(sentence.contains(says), "{sentence}");
+    }
+    let both = engine("host = \"unix:///run/e.sock\"\ncpus = 1.5\n[[launcher]]\nkind = \"local\"");
+    let settings = read(&both).unwrap().launcher.engine.unwrap();
+    assert_eq!(settings.host, "unix:///run/e.sock");
+    assert_eq!(settings.cpu_millis, Some(1_500));
     assert!(refusal("[[launcher]]\n").contains("must have a kind"));
     assert!(read("store = \"sqlite\"\n[[launcher]]\nkind = \"local\"").is_ok());
 }

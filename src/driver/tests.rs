@@ -189,6 +189,7 @@ fn new_session() -> NewSession {
             timeout_minutes: 1,
             ready_path: "/".into(),
             access: None,
+            container: None,
         })),
         gpu: None,
         timeout_minutes: None,

@@ -17,6 +17,7 @@ use super::Launcher;
 use crate::agent::journal::Holder;
 use crate::agent::spec::{AgentSpec, AppLimits, ServerAt};
 use crate::data_dir::DataDir;
+use crate::engine::EngineSettings;
 use crate::failpoint::{self, Point};
 use crate::keys::AgentSecrets;
 
@@ -31,6 +32,7 @@ pub struct Local {
     secrets: AgentSecrets,
     heartbeat: Millis,
     limits: AppLimits,
+    engine: Option<EngineSettings>,
 }
 
 /// How agents are started, where not simply beside the server.
@@ -41,6 +43,8 @@ pub struct Manner {
     pub start_with: Vec<String>,
     /// Where agents find the server, if they cannot be reached from it.
     pub server: Option<ServerAt>,
+    /// What runs the containers of machines that name an image.
+    pub engine: Option<EngineSettings>,
 }
 
 impl Local {
@@ -56,7 +60,11 @@ impl Local {
         // Still the same file when the one on disk has been replaced by a newer one, and
         // for whatever program it is put behind.
         let executable = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-        let Manner { start_with, server } = manner;
+        let Manner {
+            start_with,
+            server,
+            engine,
+        } = manner;
         let server = server.unwrap_or_else(|| ServerAt::ThisHost {
             server_file: data_dir.server_file(),
         });
@@ -68,6 +76,7 @@ impl Local {
             secrets,
             heartbeat,
             limits,
+            engine,
         }
     }
 
@@ -89,6 +98,7 @@ impl Local {
             holder.signal(Signal::SIGCONT);
             return Ok(LaunchOutcome::AlreadyRunning);
         }
+        let is_container = launch.recipe.container.is_some();
         let spec = AgentSpec {
             session: launch.session,
             secret: self.secrets.of(launch.session),
@@ -99,6 +109,7 @@ impl Local {
             may_begin: launch.may_begin,
             heartbeat: self.heartbeat,
             limits: self.limits,
+            engine: is_container.then(|| self.engine.clone()).flatten(),
         };
         failpoint::cross(Point::LauncherBeforeSpec);
         write_atomically(&dir.agent_spec(), &serde_json::to_vec(&spec)?)?;

@@ -19,7 +19,7 @@ use dwell_core::control_plane::{Launch, LaunchOutcome};
 use dwell_core::gpu::{GpuId, GpuType};
 use dwell_core::id::SessionId;
 use dwell_core::lease::Terms;
-use dwell_core::machine::{AppCommand, Recipe};
+use dwell_core::machine::{AppCommand, Container, Recipe};
 use dwell_core::protocol::{AgentPhase, AgentStatus, PROTOCOL, ServerMessage};
 use dwell_core::session::{Ending, Placement};
 use dwell_core::time::Millis;
@@ -61,6 +61,7 @@ impl App {
             timeout_minutes: 1,
             ready_path: "/".into(),
             access: None,
+            container: None,
         };
         let terms = Terms {
             granted_ms: Millis(60_000),
@@ -84,6 +85,16 @@ impl App {
 
     pub fn start_limit(mut self, start_limit_ms: Millis) -> Self {
         self.1.start_limit_ms = start_limit_ms;
+        self
+    }
+
+    /// In a container of this image.
+    pub fn in_image(mut self, image: &str) -> Self {
+        self.0.container = Some(Container {
+            image: image.into(),
+            read_only: false,
+            capabilities: Vec::new(),
+        });
         self
     }
 
@@ -134,6 +145,11 @@ impl Host {
     }
 
     pub async fn without_server() -> Self {
+        Self::with_manner(Manner::default()).await
+    }
+
+    /// One whose agents are started in this manner.
+    pub async fn with_manner(manner: Manner) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let data_dir = DataDir(dir.path().to_owned());
         let limits = AppLimits {
@@ -143,7 +159,7 @@ impl Host {
         };
         let launcher = Local::new(
             data_dir,
-            Manner::default(),
+            manner,
             AgentSecrets::new([1; 32]),
             Millis(200),
             limits,
@@ -185,12 +201,15 @@ impl Host {
 
     pub async fn launch(&self, app: App) -> Session {
         let id = SessionId(Uuid::new_v4());
+        // No engine can pass a GPU that is not there.
+        let is_container = app.0.container.is_some();
+        let visible_device = if is_container { "7" } else { "GPU-7" };
         let launch = Launch {
             session: id,
             recipe: app.0,
             placement: Placement {
                 gpu: GpuId("GPU-7".into()),
-                visible_device: "GPU-7".into(),
+                visible_device: visible_device.into(),
                 port: 1,
             },
             terms: app.1,
@@ -219,6 +238,10 @@ pub struct Session {
 }
 
 impl Session {
+    pub fn id(&self) -> String {
+        self.id.to_string()
+    }
+
     pub async fn launch_again(&self) -> &'static str {
         match self.launcher.launch(self.launch.clone()).await {
             LaunchOutcome::Started => "Started",

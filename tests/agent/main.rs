@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[expect(dead_code, reason = "tests of containers need more")]
 mod host;
 
 use std::time::Duration;

@@ -51,6 +51,8 @@ fn deaths() -> Vec<(Point, Before)> {
             Point::TunnelBeforeTell | Point::TunnelAfterStatus => {
                 &[Before::First, Before::Extension, Before::Stop]
             }
+            // Where there is an engine: `tests/engines`.
+            Point::AgentBeforeContainer | Point::AgentAfterContainer => &[],
             Point::LauncherBeforeSpec
             | Point::LauncherAfterSpec
             | Point::LauncherAfterSpawn

@@ -50,6 +50,7 @@ fn recipe() -> Recipe {
         timeout_minutes: 15,
         ready_path: "/".into(),
         access: None,
+        container: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::ControlPlane;
 use crate::gpu::GpuType;
 use crate::id::{MachineId, MachineVersionId};
-use crate::machine::{Access, AppCommand, Machine, MachineVersion, Recipe};
+use crate::machine::{Access, AppCommand, Container, Machine, MachineVersion, Recipe};
 use crate::owner::{Owner, Principal};
 use crate::quota;
 use crate::refusal::Refusal;
@@ -47,11 +47,28 @@ pub struct MachinePatch {
     pub ready_path: Option<String>,
     /// Who may use the URL, or the server's default.
     pub access: Option<Option<Access>>,
+    /// Another image, or none and with it no container.
+    pub image: Option<Option<String>>,
+    /// Whether the container's own files can be written.
+    pub read_only: Option<bool>,
+    /// The capabilities that the container keeps, in the place of the old.
+    pub capabilities: Option<Vec<String>>,
 }
 
 impl MachinePatch {
     fn apply(self, recipe: &Recipe) -> Recipe {
         let old = recipe.clone();
+        let image = self
+            .image
+            .unwrap_or_else(|| old.container.as_ref().map(|it| it.image.clone()));
+        let (read_only, capabilities) = old
+            .container
+            .map_or((false, Vec::new()), |it| (it.read_only, it.capabilities));
+        let container = image.map(|image| Container {
+            image,
+            read_only: self.read_only.unwrap_or(read_only),
+            capabilities: self.capabilities.unwrap_or(capabilities),
+        });
         Recipe {
             command: self.command.unwrap_or(old.command),
             port: self.port.unwrap_or(old.port),
@@ -61,6 +78,7 @@ impl MachinePatch {
             timeout_minutes: self.timeout_minutes.unwrap_or(old.timeout_minutes),
             ready_path: self.ready_path.unwrap_or(old.ready_path),
             access: self.access.unwrap_or(old.access),
+            container,
         }
     }
 }
@@ -127,6 +145,32 @@ impl ControlPlane {
                 created_at: now.wall,
             };
         }
+        machine.updated_at = now.wall;
+        self.put_machine(id, Some(machine.clone()));
+        Ok(machine)
+    }
+
+    /// A new version of a machine that runs this, whatever the last one ran.
+    ///
+    /// # Errors
+    /// When it is not the owner's, or the recipe could never run.
+    pub fn add_version(
+        &mut self,
+        principal: &Principal,
+        id: MachineId,
+        recipe: Recipe,
+        version_id: MachineVersionId,
+        now: Moment,
+    ) -> Result<Machine, Refusal> {
+        let mut machine = self.machine(&principal.owner(), id)?.clone();
+        self.check_recipe(&recipe)?;
+        machine.current = MachineVersion {
+            id: version_id,
+            version: machine.current.version + 1,
+            recipe,
+            user_id: principal.user.clone(),
+            created_at: now.wall,
+        };
         machine.updated_at = now.wall;
         self.put_machine(id, Some(machine.clone()));
         Ok(machine)

@@ -517,6 +517,7 @@ fn recipe(port: u16) -> Recipe {
         timeout_minutes: 2,
         ready_path: "/".into(),
         access: None,
+        container: None,
     }
 }
 

@@ -120,7 +120,6 @@ async fn what_is_not_built_yet_is_never_silently_accepted() {
     let world = World::new().await;
     for (field, value) in [
         ("idle_timeout", "5"),
-        ("image", r#""cuda""#),
         ("files", r#"{"a": 1}"#),
         ("save", r#""on_end""#),
         ("secrets", r#"["token"]"#),
@@ -133,6 +132,15 @@ async fn what_is_not_built_yet_is_never_silently_accepted() {
             "not supported by this server yet"
         );
     }
+    let reply = world
+        .post(
+            "/machine/serverless",
+            r#"{"name": "m", "command": "app", "image": "cuda"}"#,
+        )
+        .await;
+    assert_eq!(reply.misfit().0, &json!(["body", "image"]));
+    let sentence = reply.body["detail"][0]["msg"].as_str().unwrap();
+    assert!(sentence.contains("[[launcher]]"), "{sentence}");
     let body =
         r#"{"name": "m", "command": "app", "idle_timeout": null, "save": "never", "secrets": []}"#;
     let made = world.post("/machine/serverless", body).await;

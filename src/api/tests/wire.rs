@@ -46,6 +46,7 @@ fn running() -> SessionRecord {
             timeout_minutes: 15,
             ready_path: "/".into(),
             access: None,
+            container: None,
         },
         gpu_type: GpuType("A10G".into()),
         created_at: NOON,

@@ -127,6 +127,7 @@ impl World {
                 limits,
                 inventory,
                 prices,
+                engine: None,
             }),
             driver,
             ada: String::new(),
