@@ -96,7 +96,7 @@ fn a_mistake_in_the_config_file_is_one_line_with_file_line_and_key() {
         ),
         (
             "[[launcher]]\nkind = \"slurm\"\n",
-            "error: dwell.toml:2: launcher.kind: \"slurm\" is not there yet; use \"local\", or no [[launcher]] at all\n",
+            "error: dwell.toml:2: launcher.kind: \"slurm\" is not there yet; use \"local\" or \"docker\", or no [[launcher]] at all\n",
         ),
     ] {
         std::fs::write(&file, text).unwrap();
@@ -194,6 +194,7 @@ fn the_doctor_finds_something_about_everything() {
             "GPUs",
             "PID namespaces",
             "cgroups",
+            "containers",
             "open files"
         ]
     );
