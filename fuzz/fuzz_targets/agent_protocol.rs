@@ -370,6 +370,7 @@ fn recipe() -> Recipe {
         timeout_minutes: 15,
         ready_path: "/".into(),
         access: None,
+        container: None,
     }
 }
 

@@ -168,6 +168,7 @@ impl World {
             limits,
             inventory,
             prices,
+            engine: None,
         });
         Self {
             router,

@@ -207,13 +207,17 @@ pub async fn an_app_that_takes_too_much_memory_ends_with_a_sentence(engine: &Eng
 pub async fn a_fork_bomb_is_held_by_the_limit_on_processes(engine: &Engine) {
     let _guard = engine.shared().await;
     let server = Server::start(&engine.config());
+    // To be served takes a process too: the bomb waits until that has been seen.
     let bomb = "httpd -p $PORT -h /workspace; echo there > index.html; \
+                until [ -e go ]; do sleep 0.1; done; \
                 (while true; do sleep 1000 & done); exec sleep 1000";
     let id = server
         .api
         .create_with(in_busybox(json!(["sh", "-c", bomb])))
         .await;
     assert_eq!(served(&server.api, &id, "").await.trim(), "there");
+    let files = server.dir.join("sessions").join(&id).join("work");
+    std::fs::write(files.join("go"), "").unwrap();
     let mut processes = 0;
     let began = std::time::Instant::now();
     while processes < 90 {
