@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::house::*;
 use crate::http2;
-use crate::streams::fed;
+use crate::streams::{ON_THE_WAY, fed};
 use crate::support::*;
 use crate::wire::*;
 
@@ -177,9 +177,6 @@ async fn endless() -> (App, Arc<AtomicU64>, mpsc::UnboundedReceiver<()>) {
     .await;
     (app, sent, gone)
 }
-
-/// What sockets and buffers on the way may hold.
-const ON_THE_WAY: u64 = 48 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_the_answer_is_not_waited_for() {

@@ -23,7 +23,7 @@ const MIB: u64 = 1 << 20;
 /// What is sent. Far more than the sockets on the way hold.
 const LARGE: u64 = 128 * MIB;
 /// What sockets and buffers on the way may hold of it.
-const ON_THE_WAY: u64 = 48 * MIB;
+pub const ON_THE_WAY: u64 = 48 * MIB;
 
 /// A body of what is sent on the channel.
 pub fn fed() -> (mpsc::Sender<Bytes>, Body) {

@@ -83,6 +83,23 @@ impl MachinePatch {
     }
 }
 
+/// The version that follows a machine's current one.
+fn next_version(
+    machine: &Machine,
+    principal: &Principal,
+    recipe: Recipe,
+    id: MachineVersionId,
+    now: Moment,
+) -> MachineVersion {
+    MachineVersion {
+        id,
+        version: machine.current.version + 1,
+        recipe,
+        user_id: principal.user.clone(),
+        created_at: now.wall,
+    }
+}
+
 impl ControlPlane {
     /// A new machine with its first version.
     ///
@@ -137,13 +154,7 @@ impl ControlPlane {
         let recipe = patch.apply(&machine.current.recipe);
         if recipe != machine.current.recipe {
             self.check_recipe(&recipe)?;
-            machine.current = MachineVersion {
-                id: version_id,
-                version: machine.current.version + 1,
-                recipe,
-                user_id: principal.user.clone(),
-                created_at: now.wall,
-            };
+            machine.current = next_version(&machine, principal, recipe, version_id, now);
         }
         machine.updated_at = now.wall;
         self.put_machine(id, Some(machine.clone()));
@@ -164,13 +175,7 @@ impl ControlPlane {
     ) -> Result<Machine, Refusal> {
         let mut machine = self.machine(&principal.owner(), id)?.clone();
         self.check_recipe(&recipe)?;
-        machine.current = MachineVersion {
-            id: version_id,
-            version: machine.current.version + 1,
-            recipe,
-            user_id: principal.user.clone(),
-            created_at: now.wall,
-        };
+        machine.current = next_version(&machine, principal, recipe, version_id, now);
         machine.updated_at = now.wall;
         self.put_machine(id, Some(machine.clone()));
         Ok(machine)
