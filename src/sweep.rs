@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::agent::journal::Holder;
 use crate::agent::remains;
-use crate::data_dir::DataDir;
+use crate::data_dir::SessionsDir;
 use crate::driver::Driver;
 use crate::gpus::{self, GpuProcess};
 
@@ -21,16 +21,16 @@ use crate::gpus::{self, GpuProcess};
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Sweep at once, and then again and again.
-pub async fn keep_sweeping(driver: Driver, data_dir: DataDir, retention: Millis) {
+pub async fn keep_sweeping(driver: Driver, sessions: SessionsDir, retention: Millis) {
     let mut sweep = Sweep::default();
     let mut reported = HashSet::new();
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Some(remedies) = compare(&mut sweep, &driver, &data_dir, retention).await {
+        if let Some(remedies) = compare(&mut sweep, &driver, &sessions, retention).await {
             for (session, remedy) in remedies {
-                apply(session, remedy, &data_dir).await;
+                apply(session, remedy, &sessions).await;
             }
         }
         let unowned = tokio::task::spawn_blocking(unowned_gpu_processes).await;
@@ -41,15 +41,15 @@ pub async fn keep_sweeping(driver: Driver, data_dir: DataDir, retention: Millis)
 async fn compare(
     sweep: &mut Sweep,
     driver: &Driver,
-    data_dir: &DataDir,
+    sessions: &SessionsDir,
     retention: Millis,
 ) -> Option<Vec<(SessionId, Remedy)>> {
-    let place = data_dir.clone();
+    let place = sessions.clone();
     let found = tokio::task::spawn_blocking(move || remains::of_all(&place)).await;
     let found = match found {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
-            let place = data_dir.sessions();
+            let place = &sessions.0;
             tracing::warn!("{} cannot be swept: {error}", place.display());
             return None;
         }
@@ -63,8 +63,8 @@ async fn compare(
     Some(sweep.compare(&found, &open.await.ok()?, retention))
 }
 
-async fn apply(session: SessionId, remedy: Remedy, data_dir: &DataDir) {
-    let dir = data_dir.session(session);
+async fn apply(session: SessionId, remedy: Remedy, sessions: &SessionsDir) {
+    let dir = sessions.of(session);
     let signal = |signal| match Holder::of(&dir) {
         Ok(holder) => holder.signal(signal),
         Err(error) => tracing::warn!(%session, "its agent cannot be found: {error}"),
