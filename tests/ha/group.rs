@@ -126,7 +126,12 @@ pub fn host_of(session: &Value) -> String {
 
 /// What a session's app says to who comes by way of `server`.
 pub async fn visit(server: &Server, host: &str) -> Result<Answer, String> {
-    let stream = TcpStream::connect(&server.listen).await;
+    visit_at(&server.listen, host).await
+}
+
+/// The same, by way of whoever listens at `address`.
+pub async fn visit_at(address: &str, host: &str) -> Result<Answer, String> {
+    let stream = TcpStream::connect(address).await;
     let stream = stream.map_err(|error| error.to_string())?;
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = shaken.map_err(|error| error.to_string())?;

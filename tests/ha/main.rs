@@ -6,25 +6,26 @@
     reason = "a test that cannot go on has failed"
 )]
 
-#[cfg(test)]
+#[expect(dead_code, reason = "the tests of faults use the rest of it")]
+#[path = "../faults/client.rs"]
+mod client;
 #[expect(dead_code, reason = "the store's tests use the rest of it")]
 #[path = "../postgres/cluster.rs"]
 mod cluster;
-#[cfg(test)]
 mod far;
-#[cfg(test)]
 mod group;
-#[cfg(test)]
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 #[path = "../e2e/harness.rs"]
 mod harness;
-#[cfg(test)]
 mod leader;
-#[cfg(test)]
+#[expect(dead_code, reason = "the tests of faults use the rest of it")]
+#[path = "../faults/ledger.rs"]
+mod ledger;
 #[expect(dead_code, reason = "the tunnel's tests use the rest of it")]
 #[path = "../tunnel/network.rs"]
 mod network;
-#[cfg(test)]
 #[expect(dead_code, reason = "the tunnel's tests use the rest of it")]
 #[path = "../tunnel/relay.rs"]
 mod relay;
+mod storm;
+mod switch;
