@@ -13,12 +13,12 @@ use dwell_core::id::KeyId;
 use dwell_core::key::Key;
 use dwell_core::owner::{Principal, UserId};
 use dwell_core::ports::PortPool;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::acme::Renewal;
-use crate::admission::Admission;
+use crate::admission::{Admission, Redemption};
 use crate::api::{self, Api};
 use crate::clock;
 use crate::config::{Config, TlsFiles};
@@ -33,6 +33,7 @@ use crate::launcher::local::Local;
 use crate::member::Membership;
 use crate::peers::Peers;
 use crate::session_urls::{Origin, Scheme, SessionUrls};
+use crate::store::postgres::Tickets;
 use crate::store::{StoreAt, StoreError};
 use crate::sweep;
 use crate::takeover::{Doorbell, Listeners, Successor};
@@ -154,7 +155,13 @@ impl Server {
         let secrets = AgentSecrets::new(server_secret);
         let urls = session_urls(&config, address.port(), SlugSecret::new(server_secret));
         let no_randomness = |error| StartError(format!("the system has no randomness: {error}"));
-        let (admission, mut visits) = Admission::new(server_secret).map_err(no_randomness)?;
+        let (mut admission, mut visits) = Admission::new(server_secret).map_err(no_randomness)?;
+        let mut background = JoinSet::new();
+        if let Some(tickets) = records.tickets() {
+            let (shared, to_redeem) = admission.shared();
+            admission = shared;
+            background.spawn(redeem(tickets, to_redeem));
+        }
         let admin_key_hash = admin_key.as_deref().map(keys::hash);
         // One that was revoked is on record too, and stays revoked.
         let mut is_on_record = false;
@@ -219,7 +226,6 @@ impl Server {
             inventory,
             prices: config.prices,
         };
-        let mut background = JoinSet::new();
         background.spawn(sweep::keep_sweeping(driver.clone(), sessions, retention));
         let recorder = driver.clone();
         background.spawn(async move {
@@ -444,6 +450,18 @@ async fn share(listener: &TcpListener, gateway: &Gateway) -> io::Result<Listener
         api: listener.try_clone()?,
         sessions: gateway.give_way().await?,
     })
+}
+
+/// Redeem tickets until nobody has any.
+async fn redeem(mut tickets: Tickets, mut to_redeem: mpsc::Receiver<Redemption>) {
+    while let Some((nonce, reply)) = to_redeem.recv().await {
+        let is_first = tickets.redeem(&nonce).await.unwrap_or_else(|error| {
+            tracing::warn!("a ticket is refused that cannot be redeemed: {error}");
+            false
+        });
+        // Who showed it may have gone.
+        let _ = reply.send(is_first);
+    }
 }
 
 /// What connections are encrypted by, if they are.

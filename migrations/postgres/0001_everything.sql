@@ -92,6 +92,13 @@ CREATE TABLE leadership (
     taken_at     TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
+-- Tickets that let somebody in, whichever server that was: each does so once. They are
+-- forgotten when they would be good no more.
+CREATE TABLE tickets (
+    nonce   BYTEA PRIMARY KEY,
+    used_at TIMESTAMPTZ NOT NULL
+);
+
 -- The servers that serve, by this database's own clock. Agents open channels to each.
 CREATE TABLE servers (
     id      TEXT COLLATE "C" PRIMARY KEY,

@@ -10,7 +10,7 @@ use super::StartError;
 use crate::config::{Config, host_of};
 use crate::driver::{Driver, Effects, Role, Running};
 use crate::member::{self, Member, Membership, Won};
-use crate::store::postgres::{Address, Candidate, Postgres};
+use crate::store::postgres::{Address, Candidate, Postgres, Tickets};
 use crate::store::{Store, StoreAt};
 
 /// What there is to begin with.
@@ -51,6 +51,14 @@ impl Records {
         match self {
             Self::Own(store) => Arc::clone(store),
             Self::Shared(shared) => Arc::clone(&shared.store) as Arc<dyn Store>,
+        }
+    }
+
+    /// By which tickets are redeemed, where several servers do.
+    pub(super) fn tickets(&self) -> Option<Tickets> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(shared) => Some(shared.store.tickets()),
         }
     }
 

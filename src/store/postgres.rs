@@ -16,6 +16,7 @@ mod queries;
 mod readers;
 mod rows;
 mod schema;
+mod tickets;
 mod whole;
 mod writer;
 
@@ -38,6 +39,7 @@ pub use self::lease::{Candidate, Claim, Lease};
 use self::line::Line;
 pub use self::news::{Listener, News};
 use self::readers::Readers;
+pub use self::tickets::Tickets;
 pub(super) use self::whole::Whole;
 use self::writer::Writer;
 use super::{EventQuery, SessionRecord, Store, StoreError};
@@ -117,6 +119,12 @@ impl Postgres {
     /// Write no more.
     pub fn step_down(&self) {
         *self.lock() = None;
+    }
+
+    /// By which servers have each ticket be good once.
+    #[must_use]
+    pub fn tickets(&self) -> Tickets {
+        Tickets::new(self.address.clone())
     }
 
     /// Hear of what the server that leads puts on record from now on.

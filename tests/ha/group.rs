@@ -131,12 +131,17 @@ pub async fn visit(server: &Server, host: &str) -> Result<Answer, String> {
 
 /// The same, by way of whoever listens at `address`.
 pub async fn visit_at(address: &str, host: &str) -> Result<Answer, String> {
+    visit_path(address, host, "/").await
+}
+
+/// Another page of it.
+pub async fn visit_path(address: &str, host: &str, path: &str) -> Result<Answer, String> {
     let stream = TcpStream::connect(address).await;
     let stream = stream.map_err(|error| error.to_string())?;
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = shaken.map_err(|error| error.to_string())?;
     tokio::spawn(connection);
-    let request = Request::get("/").header("host", host);
+    let request = Request::get(path).header("host", host);
     let request = request.body(Empty::<Bytes>::new()).unwrap();
     let response = sender.send_request(request).await;
     let response = response.map_err(|error| error.to_string())?;

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::group::{Group, host_of, is_known, visit, web_socket};
+use crate::group::{Group, host_of, is_known, visit, visit_path, web_socket};
 use crate::harness::{Api, PATIENCE, app, app_processes, signal};
 
 /// A leader that was killed is replaced within this.
@@ -174,4 +174,33 @@ async fn a_leader_that_is_told_to_go_lets_another_lead_at_once() {
     group.servers[1].api.stop(&id).await;
     group.servers[1].api.stop(&next).await;
     group.nothing_is_left(&[id, next]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_lets_in_once_at_whichever_server_it_is_shown() {
+    let group = Group::start(2);
+    for first in [0, 1] {
+        let api = &group.servers[1].api;
+        let body = json!({"command": app("streams.py"), "timeout": 5, "access": "private"});
+        let id = api.create_with(body).await;
+        let host = host_of(&api.running(&id).await);
+        let entry = api.post(&format!("/session/{id}/entry"), json!({})).await;
+        assert_eq!(entry.status, 200, "{entry:?}");
+        let url = entry.json()["url"].as_str().unwrap().to_owned();
+        let (_, path) = url.split_once(&host).unwrap();
+        let show = async |number: usize, path: &str| {
+            let at = &group.servers[number].listen;
+            visit_path(at, &host, path).await.unwrap().status
+        };
+        // Once the route is known, it is said that a key is missing.
+        for number in 0..2 {
+            while show(number, "/").await != 401 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        assert_eq!(show(first, path).await, 200);
+        assert_eq!(show(1 - first, path).await, 401);
+        assert_eq!(show(first, path).await, 401);
+        api.stop(&id).await;
+    }
 }

@@ -137,6 +137,19 @@ impl World {
         }
     }
 
+    async fn running(&self, id: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let session = self.get(&format!("/session/{id}")).await;
+            if session["status"] == "running" {
+                return session;
+            }
+            assert_ne!(session["status"], "ended", "{session}");
+            assert!(began.elapsed() < PATIENCE, "still {session}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     async fn get(&self, path: &str) -> Value {
         let answer = self.ask(Method::GET, path, json!(null)).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
@@ -169,7 +182,7 @@ impl Front {
             drop(free);
             let mut config = format!(
                 "global\n  maxconn 4000\ndefaults\n  mode tcp\n  timeout connect 1s\n  \
-                 timeout client 1h\n  timeout server 1h\n  timeout check 500ms\n  retries 3\n  \
+                 timeout client 1h\n  timeout server 1h\n  timeout check 2s\n  retries 3\n  \
                  option redispatch\nlisten front\n  bind {at}\n  balance roundrobin\n  \
                  option httpchk GET /healthz\n  default-server check inter 500ms fall 2 rise 1 \
                  on-marked-down shutdown-sessions\n"
@@ -286,17 +299,22 @@ async fn what_servers_acknowledge_in_a_storm_holds_and_no_session_is_disturbed()
     let world = World::new().await;
 
     let body = json!({"command": world.app("serve.py"), "gpu": "CPU", "timeout": 60});
-    let made = join_all((0..standing).map(|_| async {
-        let answer = world
-            .ask(Method::POST, "/session/dynamic", body.clone())
-            .await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        answer.json()["session_id"].as_str().unwrap().to_owned()
-    }))
-    .await;
+    let mut made: Vec<String> = Vec::new();
     let mut hosts = Vec::new();
-    for id in &made {
-        hosts.push(host_of(&world.api.running(id).await));
+    while made.len() < usize::try_from(standing).unwrap() {
+        // All at once would keep the machine from anything else.
+        let some = join_all((0..10).map(|_| async {
+            let answer = world
+                .ask(Method::POST, "/session/dynamic", body.clone())
+                .await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.json()["session_id"].as_str().unwrap().to_owned()
+        }))
+        .await;
+        for id in &some {
+            hosts.push(host_of(&world.running(id).await));
+        }
+        made.extend(some);
     }
     let before: BTreeSet<u32> = app_processes(&made).into_iter().collect();
     eprintln!("{} sessions stand", made.len());

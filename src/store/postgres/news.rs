@@ -90,6 +90,7 @@ impl Listener {
             .max_lifetime(None)
             .idle_timeout(None)
             .acquire_timeout(schema::CONNECT_MAX)
+            .acquire_slow_threshold(schema::CONNECT_MAX)
             .connect_lazy_with(address.options().clone());
         let listening = async {
             let mut listener = PgListener::connect_with(&pool).await?;
