@@ -45,7 +45,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// How soon to try again after the store refused.
 const RETRY_AFTER: Millis = Millis(1_000);
 /// What is said to who asked a server that may not decide.
-const DECIDES_NOT: &str = "No server decides at this moment, or this one is going; ask again";
+const DECIDES_NOT: &str = "This server does not decide any more; ask again";
 /// How often old sessions are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -97,7 +97,10 @@ impl Driver {
         let (driver, helm, running) = Self::under_helm(Role::Leads, store, effects);
         tokio::spawn(async move {
             match load.await {
-                Ok(plane) => helm.lead(plane, Tenure::for_ever()).await,
+                Ok(plane) => {
+                    helm.lead(plane, Tenure::for_ever()).await;
+                    helm.driver_is_gone().await;
+                }
                 Err(why) => helm.fails(why),
             }
         });
@@ -170,13 +173,13 @@ impl Driver {
                 });
             })
         });
-        let closed = || AskError::Unavailable(DECIDES_NOT.to_owned());
+        let unavailable = |why: &str| AskError::Unavailable(why.to_owned());
         self.inbox
             .send(Input::Ask(decide))
             .await
-            .map_err(|_| closed())?;
+            .map_err(|_| unavailable("The server is shutting down"))?;
         match timeout(ANSWER_MAX, answer).await {
-            Ok(answer) => answer.map_err(|_| closed())?,
+            Ok(answer) => answer.map_err(|_| unavailable(DECIDES_NOT))?,
             Err(_) => Err(AskError::Unavailable(
                 "The store does not answer, and it is not known yet whether this is on record; \
                  look before you ask again"
@@ -252,18 +255,19 @@ impl Loop {
         let mut forget = interval(FORGET_EVERY);
         forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::new();
+        let mut nobody_orders = false;
         loop {
             let deadline = self.next_wake();
             let waits = matches!(self.duty, Duty::Waits);
             tokio::select! {
                 biased;
-                _ = &mut stopped, if !inputs.is_closed() => {
-                    if waits {
-                        break;
-                    }
-                    inputs.close();
-                }
-                Some(order) = orders.recv() => self.obey(order).await,
+                _ = &mut stopped, if !inputs.is_closed() => inputs.close(),
+                order = orders.recv(), if !nobody_orders => match order {
+                    Some(order) => self.obey(order).await,
+                    // Nobody is left who could say what to do.
+                    None if waits => break,
+                    None => nobody_orders = true,
+                },
                 taken = inputs.recv_many(&mut batch, BATCH_MAX), if !waits => {
                     if taken == 0 {
                         break;
@@ -273,8 +277,6 @@ impl Loop {
                 _ = forget.tick() => if let Duty::Leads(plane, _) = &mut self.duty {
                     plane.forget_old(clock::now());
                 },
-                // Nobody is left who could say.
-                else => break,
             }
             self.step(&mut batch).await;
         }

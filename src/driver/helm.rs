@@ -140,6 +140,12 @@ impl Helm {
         shown.await.unwrap_or_default()
     }
 
+    /// Until there is no driver to be told anything. As long as this is waited for, what it
+    /// was told last holds.
+    pub async fn driver_is_gone(&self) {
+        self.orders.closed().await;
+    }
+
     /// What is on record cannot be had; the sentence says why.
     pub fn fails(&self, why: String) {
         self.loaded.send_replace(Some(Err(why)));
