@@ -17,7 +17,7 @@ FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
+.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ help: ## List the recipes
 run: ## A first session: a web server, its URL and the time left
 	$(CARGO) run --release -- run -- python3 -m http.server {port}
 
-test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-browser test-faults test-engines fuzz ## Everything, cheap checks first; what CI runs
+test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-browser test-faults test-engines test-ha fuzz ## Everything, cheap checks first; what CI runs
 
 test-unit: ## Unit and property tests, in seconds once built
 	$(CARGO) test --workspace --lib
@@ -48,6 +48,11 @@ test-e2e: setup setup-postgres ## Real binaries, real clients, real apps
 test-faults: ## Processes killed at every step and at random; disks that are full, broken, locked
 	$(CARGO) test --test faults --no-run
 	$(AS_ROOT) $(CARGO) test --test faults -- --test-threads=4
+
+test-ha: setup setup-postgres ## Several servers behind a haproxy: killed, paused, cut off from each other
+	tests/setup/debian.sh haproxy=haproxy ip=iproute2 unshare=util-linux
+	$(CARGO) test --test ha --no-run
+	$(IN_NETWORK) $(CARGO) test --test ha -- --test-threads=2
 
 test-engines: setup $(APPS)/jupyter.tar ## Sessions in containers: Docker Engine and Podman, installed where that is possible
 	tests/setup/debian.sh dockerd=docker.io podman=podman runc=runc busybox=busybox-static \

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use dwell_core::id::{KeyId, SessionId, ShareId};
 use dwell_core::owner::Owner;
 use dwell_core::share::{Scope, Visit};
 use dwell_core::time::{Millis, Timestamp};
-use tokio::sync::mpsc;
+use memchr::memmem;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::keys::{KEY_PREFIX, KeyError, KeyRing, hash, hex, random};
@@ -21,6 +24,14 @@ const TICKET_GOOD_FOR: Millis = Millis(60_000);
 const VISITS_MAX: usize = 1_024;
 /// What a share link's secret begins with.
 const SHARE_PREFIX: &str = "dwell_share_";
+
+/// Tickets that may wait to be redeemed.
+const REDEMPTIONS_MAX: usize = 64;
+/// A ticket whose redemption takes longer is refused.
+const REDEEMED_WITHIN: Duration = Duration::from_secs(5);
+
+/// A ticket that is to be good once among several servers: true is answered to the first.
+pub type Redemption = (Nonce, oneshot::Sender<bool>);
 
 /// A visit by a share link, for the record.
 pub type ShareVisit = (SessionId, ShareId, Visit);
@@ -45,6 +56,9 @@ pub struct Admission {
     /// Tickets that were used, until they would be good no more.
     used: Arc<Mutex<HashMap<Nonce, Timestamp>>>,
     visits: mpsc::Sender<ShareVisit>,
+    /// Where several servers redeem tickets, if there are several: those in `used` may be
+    /// used here then.
+    redemptions: Option<mpsc::Sender<Redemption>>,
 }
 
 impl Admission {
@@ -63,8 +77,50 @@ impl Admission {
             seals: Seals::new(server_secret)?,
             used: Arc::default(),
             visits,
+            redemptions: None,
         };
         Ok((admission, seen))
+    }
+
+    /// The same for several servers, and the tickets that are to be redeemed.
+    #[must_use]
+    pub fn shared(self) -> (Self, mpsc::Receiver<Redemption>) {
+        let (redemptions, to_redeem) = mpsc::channel(REDEMPTIONS_MAX);
+        let shared = Self {
+            seals: self.seals.shared(),
+            redemptions: Some(redemptions),
+            ..self
+        };
+        (shared, to_redeem)
+    }
+
+    /// Redeem the ticket that the request with this head presents for `session`, if it does
+    /// and several servers know it: [`Self::check`] is told so.
+    pub async fn redeem(&self, session: SessionId, head: &[u8]) {
+        let Some(redemptions) = &self.redemptions else {
+            return;
+        };
+        let Some(ticket) = memmem::find(head, TICKET.as_bytes())
+            .and_then(|at| {
+                let text = head.get(at..)?;
+                let ends = |byte: &u8| !byte.is_ascii_alphanumeric() && *byte != b'_';
+                let length = text.iter().position(ends).unwrap_or(text.len());
+                std::str::from_utf8(text.get(..length)?).ok()
+            })
+            .and_then(|text| self.seals.open_ticket(session, text))
+            .filter(|ticket| clock::wall() < ticket.expires_at)
+        else {
+            return;
+        };
+        let (reply, is_first) = oneshot::channel();
+        let redeemed = async {
+            redemptions.send((ticket.nonce, reply)).await.ok()?;
+            is_first.await.ok()
+        };
+        if timeout(REDEEMED_WITHIN, redeemed).await == Ok(Some(true)) {
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used.insert(ticket.nonce, ticket.expires_at);
+        }
     }
 
     /// A new share link's secret.
@@ -156,7 +212,10 @@ impl Admission {
     fn is_first_use(&self, nonce: Nonce, expires_at: Timestamp, now: Timestamp) -> bool {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.retain(|_, expires_at| now < *expires_at);
-        used.insert(nonce, expires_at).is_none()
+        match self.redemptions {
+            None => used.insert(nonce, expires_at).is_none(),
+            Some(_) => used.remove(&nonce).is_some(),
+        }
     }
 
     /// Is this a secret of ours, or does it look like one? It may have been one.

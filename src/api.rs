@@ -46,8 +46,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::error::ApiError;
+pub(crate) use self::extract::BODY_BYTES_MAX;
 use crate::admission::Admission;
-use crate::data_dir::DataDir;
+use crate::data_dir::SessionsDir;
 use crate::driver::Driver;
 use crate::engine::EngineSettings;
 use crate::gate::{self, Gate};
@@ -69,7 +70,7 @@ pub struct Api {
     /// By which callers and visitors are known.
     pub admission: Admission,
     /// Where sessions' logs are.
-    pub data_dir: DataDir,
+    pub sessions: SessionsDir,
     /// Where each session is reached.
     pub urls: SessionUrls,
     /// Who may use the URL of a session whose recipe does not say.
@@ -171,7 +172,7 @@ pub fn router(api: Api) -> Router {
                 "Method Not Allowed".to_owned(),
             )
         })
-        .layer(DefaultBodyLimit::max(extract::BODY_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(close_after_refusal))
         .layer(cross_origin())
         .with_state(Arc::new(api))

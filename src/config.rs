@@ -47,6 +47,9 @@ pub struct Config {
     pub session_ports: RangeInclusive<u16>,
     /// The host of session URLs, as it stands in them.
     pub session_host: String,
+    /// Where other servers that share the database reach this one, if not where it
+    /// listens.
+    pub advertise_url: Option<String>,
     /// The domain under which sessions have names; none, and they have ports.
     pub domain: Option<Domain>,
     /// What connections are encrypted by. Without it and `acme` they are not.
@@ -77,6 +80,7 @@ pub struct Flags {
     pub session_ports: Option<RangeInclusive<u16>>,
     pub session_host: Option<String>,
     pub access: Option<Access>,
+    pub advertise_url: Option<String>,
     pub domain: Option<Domain>,
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
@@ -212,6 +216,7 @@ impl Config {
             store: store.or(file.store).unwrap_or(StoreAt::DataDir),
             session_ports,
             session_host,
+            advertise_url: flags.advertise_url.or(file.advertise_url),
             domain,
             tls,
             acme,
@@ -226,7 +231,7 @@ impl Config {
 }
 
 /// How clients name the host that listens on `ip`.
-fn host_of(ip: IpAddr) -> String {
+pub(crate) fn host_of(ip: IpAddr) -> String {
     match ip {
         // All addresses is none that a client could use: the name is the best guess.
         _ if ip.is_unspecified() => nix::unistd::gethostname()

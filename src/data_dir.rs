@@ -4,6 +4,7 @@
 //! DIR/
 //!   lock            held by the server that has the directory
 //!   server.json     where that server listens
+//!   server.id       who that server is among those that share a database
 //!   takeover.sock   where it can be asked to give way to another
 //!   admin.key       the first key, mode 0600
 //!   acme/CA/        account.json and NAME.pem (key and certificate), mode 0600
@@ -18,7 +19,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dwell_core::id::SessionId;
+use dwell_core::leadership::ServerId;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// For how long a server that starts waits for the lock: [`DataDir::is_held`] holds
 /// it for an instant.
@@ -101,7 +104,7 @@ impl DataDir {
     /// # Errors
     /// When they cannot be made or written.
     pub fn create(&self) -> Result<(), DataDirError> {
-        for dir in [&self.0, &self.sessions()] {
+        for dir in [&self.0, &self.sessions().0] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -230,16 +233,33 @@ impl DataDir {
         self.0.join("store.db")
     }
 
-    /// All sessions' directories.
+    /// The id of the server that has the directory, among others that share its records;
+    /// made if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn server_id(&self) -> Result<ServerId, DataDirError> {
+        let path = self.0.join("server.id");
+        let known = fs::read_to_string(&path).unwrap_or_default();
+        if !known.trim().is_empty() {
+            return Ok(ServerId(known.trim().to_owned()));
+        }
+        let id = Uuid::new_v4().to_string();
+        write_atomically(&path, format!("{id}\n").as_bytes(), 0o644)
+            .map_err(|why| fault("write", &path, why))?;
+        Ok(ServerId(id))
+    }
+
+    /// All sessions' directories, where they are not kept elsewhere.
     #[must_use]
-    pub fn sessions(&self) -> PathBuf {
-        self.0.join("sessions")
+    pub fn sessions(&self) -> SessionsDir {
+        SessionsDir(self.0.join("sessions"))
     }
 
     /// One session's directory.
     #[must_use]
     pub fn session(&self, id: SessionId) -> SessionDir {
-        SessionDir(self.sessions().join(id.to_string()))
+        self.sessions().of(id)
     }
 }
 
@@ -292,6 +312,37 @@ fn fault(doing: &'static str, path: &Path, why: io::Error) -> DataDirError {
     }
 }
 
+/// Where all sessions' directories are: in the data directory, or, for several servers,
+/// where all of these reach them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionsDir(pub PathBuf);
+
+impl SessionsDir {
+    /// Make it, for its owner alone. Harmless if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&self) -> Result<(), DataDirError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(|why| fault("make", &self.0, why))
+    }
+
+    /// One session's.
+    #[must_use]
+    pub fn of(&self, id: SessionId) -> SessionDir {
+        SessionDir(self.0.join(id.to_string()))
+    }
+
+    /// Where agents of several servers read which one leads, and where that is.
+    #[must_use]
+    pub fn leader_file(&self) -> PathBuf {
+        self.0.join("leader.json")
+    }
+}
+
 /// One session's directory on its host.
 ///
 /// ```text
@@ -313,10 +364,10 @@ impl SessionDir {
         &self.0
     }
 
-    /// The data directory that it is in.
+    /// Where it is beside all others.
     #[must_use]
-    pub fn data_dir(&self) -> PathBuf {
-        let above = self.0.ancestors().nth(2);
+    pub fn sessions(&self) -> PathBuf {
+        let above = self.0.parent();
         above.map_or_else(|| self.0.clone(), Path::to_owned)
     }
 

@@ -4,8 +4,12 @@
 //! it, has the store commit what follows in one transaction, and only then does
 //! what is owed and answers. While a commit is under way the next inputs gather,
 //! so that the more there is to do, the more one commit carries.
+//!
+//! Of several servers one has a control plane ([`helm`]); the drivers of the others show
+//! what that one has put on record.
 
 mod effects;
+mod helm;
 mod live;
 #[cfg(test)]
 mod tests;
@@ -28,6 +32,8 @@ use crate::failpoint::{self, Point};
 use crate::store::Store;
 
 pub use effects::Effects;
+use helm::Order;
+pub use helm::{Helm, Role, Tenure};
 pub use live::Live;
 
 /// Inputs that may wait; past this, whoever sends more waits too.
@@ -38,6 +44,8 @@ const BATCH_MAX: usize = 512;
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// How soon to try again after the store refused.
 const RETRY_AFTER: Millis = Millis(1_000);
+/// What is said to who asked a server that may not decide.
+const DECIDES_NOT: &str = "This server does not decide any more; ask again";
 /// How often old sessions are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -72,6 +80,7 @@ pub struct Driver {
     inbox: mpsc::Sender<Input>,
     live: Live,
     loaded: watch::Receiver<Loaded>,
+    role: watch::Receiver<Role>,
 }
 
 /// What came of loading, once something has: the sentence says why it failed.
@@ -85,35 +94,51 @@ impl Driver {
     where
         L: Future<Output = Result<ControlPlane, String>> + Send + 'static,
     {
+        let (driver, helm, running) = Self::under_helm(Role::Leads, store, effects);
+        tokio::spawn(async move {
+            match load.await {
+                Ok(plane) => {
+                    helm.lead(plane, Tenure::for_ever()).await;
+                    helm.driver_is_gone().await;
+                }
+                Err(why) => helm.fails(why),
+            }
+        });
+        (driver, running)
+    }
+
+    /// A driver that is told by what is returned whether it decides, and what it shows.
+    /// `role` is what it is going to be; until it is told, whatever is asked waits.
+    #[must_use]
+    pub fn under_helm(
+        role: Role,
+        store: Arc<dyn Store>,
+        effects: Effects,
+    ) -> (Self, Helm, Running) {
         let (inbox, inputs) = mpsc::channel(INBOX_MAX);
-        let (report, loaded) = watch::channel(None);
+        let (helm, orders) = Helm::new(role);
         let driver = Self {
             inbox: inbox.clone(),
             live: effects.live().clone(),
-            loaded,
+            loaded: helm.loaded(),
+            role: helm.role(),
         };
         let (stop, stopped) = oneshot::channel();
-        let inbox = inbox.downgrade();
-        let task = tokio::spawn(async move {
-            let plane = match load.await {
-                Ok(plane) => plane,
-                Err(why) => {
-                    report.send_replace(Some(Err(why)));
-                    return;
-                }
-            };
-            let mut the_loop = Loop {
-                plane,
-                store,
-                effects,
-                inbox,
-                retry_at: None,
-            };
-            the_loop.republish().await;
-            report.send_replace(Some(Ok(())));
-            the_loop.run(inputs, stopped).await;
-        });
-        (driver, Running { stop, task })
+        let the_loop = Loop {
+            duty: Duty::Waits,
+            store,
+            effects,
+            inbox: inbox.downgrade(),
+            retry_at: None,
+        };
+        let task = tokio::spawn(the_loop.run(inputs, orders, stopped));
+        (driver, helm, Running { stop, task })
+    }
+
+    /// Whether this server decides, or another.
+    #[must_use]
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.role.clone()
     }
 
     /// Wait until all that is on record has been taken up.
@@ -148,13 +173,13 @@ impl Driver {
                 });
             })
         });
-        let closed = || AskError::Unavailable("The server is shutting down".to_owned());
+        let unavailable = |why: &str| AskError::Unavailable(why.to_owned());
         self.inbox
             .send(Input::Ask(decide))
             .await
-            .map_err(|_| closed())?;
+            .map_err(|_| unavailable("The server is shutting down"))?;
         match timeout(ANSWER_MAX, answer).await {
-            Ok(answer) => answer.map_err(|_| closed())?,
+            Ok(answer) => answer.map_err(|_| unavailable(DECIDES_NOT))?,
             Err(_) => Err(AskError::Unavailable(
                 "The store does not answer, and it is not known yet whether this is on record; \
                  look before you ask again"
@@ -202,8 +227,18 @@ impl Running {
     }
 }
 
+/// What the driver is to do.
+enum Duty {
+    /// It is not known yet.
+    Waits,
+    /// Decide.
+    Leads(Box<ControlPlane>, Tenure),
+    /// Show what another server decides.
+    Follows,
+}
+
 struct Loop {
-    plane: ControlPlane,
+    duty: Duty,
     store: Arc<dyn Store>,
     effects: Effects,
     inbox: mpsc::WeakSender<Input>,
@@ -211,18 +246,37 @@ struct Loop {
 }
 
 impl Loop {
-    async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut stopped: oneshot::Receiver<()>) {
+    async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        mut orders: mpsc::Receiver<Order>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
         let mut forget = interval(FORGET_EVERY);
         forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::new();
+        let mut nobody_orders = false;
         loop {
             let deadline = self.next_wake();
+            let waits = matches!(self.duty, Duty::Waits);
             tokio::select! {
                 biased;
                 _ = &mut stopped, if !inputs.is_closed() => inputs.close(),
-                taken = inputs.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { break },
-                () = sleep_until(deadline) => {}
-                _ = forget.tick() => self.plane.forget_old(clock::now()),
+                order = orders.recv(), if !nobody_orders => match order {
+                    Some(order) => self.obey(order).await,
+                    // Nobody is left who could say what to do.
+                    None if waits => break,
+                    None => nobody_orders = true,
+                },
+                taken = inputs.recv_many(&mut batch, BATCH_MAX), if !waits => {
+                    if taken == 0 {
+                        break;
+                    }
+                }
+                () = sleep_until(deadline), if !waits => {}
+                _ = forget.tick() => if let Duty::Leads(plane, _) = &mut self.duty {
+                    plane.forget_old(clock::now());
+                },
             }
             self.step(&mut batch).await;
         }
@@ -230,10 +284,34 @@ impl Loop {
         self.effects.live().clear();
     }
 
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Lead(plane, tenure, at_work) => {
+                self.republish(&plane).await;
+                self.duty = Duty::Leads(plane, tenure);
+                self.retry_at = None;
+                let _ = at_work.send(());
+            }
+            Order::Follow => self.duty = Duty::Follows,
+            Order::Show(changes) => {
+                self.duty = Duty::Follows;
+                for (session, port) in self.effects.publish(changes).await {
+                    tracing::warn!(%session, port, "another program listens on the port");
+                }
+            }
+            Order::Shown(reply) => {
+                let _ = reply.send(self.effects.shown());
+            }
+        }
+    }
+
     /// When something is due although nobody says anything.
     fn next_wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(60);
-        let due = self.plane.deadline().map_or(far, |deadline| {
+        let Duty::Leads(plane, _) = &self.duty else {
+            return far;
+        };
+        let due = plane.deadline().map_or(far, |deadline| {
             Instant::now() + Duration::from(deadline.since(clock::monotonic()))
         });
         // A store that refuses is not asked again at once.
@@ -243,13 +321,27 @@ impl Loop {
 
     /// Decide all of `batch`, commit it, act on it, answer it.
     async fn step(&mut self, batch: &mut Vec<Input>) {
+        let (plane, tenure) = match &mut self.duty {
+            Duty::Leads(plane, tenure) if tenure.goes_on() => (plane, tenure.clone()),
+            // Who asked is told to ask again; agents say again where they stand.
+            Duty::Leads(..) => {
+                self.retry_at = Some(Instant::now() + Duration::from(RETRY_AFTER));
+                return batch.clear();
+            }
+            Duty::Follows => return batch.clear(),
+            Duty::Waits => return,
+        };
         let now = clock::now();
-        self.plane.advance(now);
+        plane.advance(now);
         let answers: Vec<Answer> = batch
             .drain(..)
-            .filter_map(|input| self.decide(input, now))
+            .filter_map(|input| decide(plane, input, now))
             .collect();
-        let changes = self.plane.changes();
+        let changes = plane.changes();
+        // What is on record need not be so any more if another server decides.
+        if changes.is_empty() && !tenure.goes_on() {
+            return;
+        }
         let committed = if changes.is_empty() {
             Ok(())
         } else {
@@ -260,19 +352,19 @@ impl Loop {
             Ok(()) => {
                 failpoint::cross(Point::DriverAfterCommit);
                 self.retry_at = None;
-                let commands = self.plane.commit();
+                let commands = plane.commit();
                 for (session, port) in self.effects.publish(changes).await {
                     self.later(Input::PortUnusable(session, port));
                 }
                 failpoint::cross(Point::DriverAfterPublish);
                 for command in commands {
-                    self.perform(command);
+                    self.perform(command, &tenure);
                 }
                 failpoint::cross(Point::DriverAfterEffects);
             }
             Err(error) => {
                 tracing::error!("nothing can be put on record: {error}");
-                self.plane.roll_back(clock::now());
+                plane.roll_back(clock::now());
                 self.retry_at = Some(Instant::now() + Duration::from(RETRY_AFTER));
             }
         }
@@ -286,35 +378,18 @@ impl Loop {
         }
     }
 
-    fn decide(&mut self, input: Input, now: Moment) -> Option<Answer> {
-        match input {
-            Input::Ask(decide) => return Some(decide(&mut self.plane, now)),
-            Input::Heard(session, status) => self.plane.heard(session, &status, now),
-            Input::HungUp(session) => self.plane.hung_up(session, now),
-            Input::Launched(session, outcome) => {
-                if let LaunchOutcome::Failed(why) = &outcome {
-                    tracing::warn!(%session, "no agent could be started: {why}");
-                }
-                self.plane.launched(session, outcome, now);
-            }
-            Input::ShareVisited((session, share, visit)) => {
-                self.plane.share_visited(session, share, visit);
-            }
-            Input::PortUnusable(session, port) => {
-                tracing::info!(%session, port, "another program listens on the port; taking another");
-                self.plane.port_unusable(session, port, now);
-            }
-        }
-        None
-    }
-
-    fn perform(&self, command: dwell_core::control_plane::Command) {
+    fn perform(&self, command: dwell_core::control_plane::Command, tenure: &Tenure) {
         use dwell_core::control_plane::Command;
         match command {
             Command::Launch(launch) => {
                 let (launcher, inbox) = (self.effects.launcher(), self.inbox.clone());
+                let tenure = tenure.clone();
                 tokio::spawn(async move {
                     let session = launch.session;
+                    // By now another server may have, and ended the session too.
+                    if !tenure.goes_on() {
+                        return;
+                    }
                     let outcome = launcher.launch(*launch).await;
                     if let Some(inbox) = inbox.upgrade() {
                         let _ = inbox.send(Input::Launched(session, outcome)).await;
@@ -326,16 +401,16 @@ impl Loop {
     }
 
     /// What is open is reachable again before anything else is done.
-    async fn republish(&mut self) {
+    async fn republish(&mut self, plane: &ControlPlane) {
         // Before the doors that they open.
-        for share in self.plane.shares() {
+        for share in plane.shares() {
             self.effects.publish_share(share.clone());
         }
-        let open: Vec<_> = self.plane.open_sessions().cloned().collect();
+        let open: Vec<_> = plane.open_sessions().cloned().collect();
         for (session, port) in self.effects.publish_sessions(open).await {
             self.later(Input::PortUnusable(session, port));
         }
-        for key in self.plane.keys() {
+        for key in plane.keys() {
             self.effects.publish_key(key.clone());
         }
     }
@@ -348,4 +423,26 @@ impl Loop {
             });
         }
     }
+}
+
+fn decide(plane: &mut ControlPlane, input: Input, now: Moment) -> Option<Answer> {
+    match input {
+        Input::Ask(decide) => return Some(decide(plane, now)),
+        Input::Heard(session, status) => plane.heard(session, &status, now),
+        Input::HungUp(session) => plane.hung_up(session, now),
+        Input::Launched(session, outcome) => {
+            if let LaunchOutcome::Failed(why) = &outcome {
+                tracing::warn!(%session, "no agent could be started: {why}");
+            }
+            plane.launched(session, outcome, now);
+        }
+        Input::ShareVisited((session, share, visit)) => {
+            plane.share_visited(session, share, visit);
+        }
+        Input::PortUnusable(session, port) => {
+            tracing::info!(%session, port, "another program listens on the port; taking another");
+            plane.port_unusable(session, port, now);
+        }
+    }
+    None
 }

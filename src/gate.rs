@@ -1,35 +1,47 @@
-//! The API's gate: who answers a request while a server goes, or gives way to another.
+//! The API's gate: who answers a request while a server goes, or gives way to another, or
+//! has another beside it that decides.
 //!
 //! ```text
 //!  open ──▶ leaving                    the server goes: what waits is answered now
 //!    │
 //!    └────▶ closed ──▶ to a successor  it is replaced: what comes in is passed on
 //! ```
+//!
+//! While it is open, what would change something is passed on to the server that leads.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::to_bytes;
 use axum::extract::{Request, State};
-use axum::http::header::{CONNECTION, HeaderValue};
-use axum::http::uri::{PathAndQuery, Scheme, Uri};
+use axum::http::header::{CONNECTION, HeaderName, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::api::unavailable;
+use crate::api::{BODY_BYTES_MAX, unavailable};
+use crate::driver::Role;
+use crate::peers::{PASSED_ON, Peers};
 
 /// Requests that came before the gate closed have so long to be decided.
 const DECIDED_WITHIN: Duration = Duration::from_secs(2);
 
+/// For how long a request waits for a server that decides.
+const DECIDES_WITHIN: Duration = Duration::from_secs(5);
+/// How soon a server that cannot be reached is tried again, should it still lead then.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// The gate. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Gate {
     state: watch::Sender<GateState>,
-    client: Client<HttpConnector, Body>,
+    /// Whether this server decides, or another.
+    role: watch::Receiver<Role>,
+    peers: Peers,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -46,15 +58,6 @@ enum Position {
     Leaving,
     Closed,
     Successor(SocketAddr),
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self {
-            state: watch::Sender::default(),
-            client: Client::builder(TokioExecutor::new()).build_http(),
-        }
-    }
 }
 
 /// Counts a request among the busy ones while it lives.
@@ -76,6 +79,16 @@ impl Drop for Aside {
 }
 
 impl Gate {
+    /// The gate of a server that is this among others.
+    #[must_use]
+    pub fn new(role: watch::Receiver<Role>) -> Self {
+        Self {
+            state: watch::Sender::default(),
+            role,
+            peers: Peers::default(),
+        }
+    }
+
     /// The request that calls this has had decided what it wanted and only waits.
     #[must_use]
     pub fn stand_aside(&self) -> Aside {
@@ -141,37 +154,101 @@ impl Gate {
     /// The successor's answer, and the end of this connection: the next one is made
     /// to the successor itself.
     async fn pass_on(&self, mut request: Request, to: SocketAddr) -> Response {
-        let path = request.uri().path_and_query().cloned();
-        let target = Uri::builder()
-            .scheme(Scheme::HTTP)
-            .authority(to.to_string())
-            .path_and_query(path.unwrap_or(PathAndQuery::from_static("/")))
-            .build();
-        let Ok(target) = target else {
-            return unavailable("The server was replaced by another; ask again").into_response();
-        };
-        *request.uri_mut() = target;
         request.headers_mut().remove(CONNECTION);
-        match self.client.request(request).await {
-            Ok(response) => {
+        match self.peers.pass_on(request, &format!("http://{to}")).await {
+            None => unavailable("The server was replaced by another; ask again").into_response(),
+            Some(Ok(response)) => {
                 let mut response = response.into_response();
                 let headers = response.headers_mut();
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 response
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::warn!("a request could not be passed on to {to}: {error}");
                 unavailable("The server was replaced by another; ask again").into_response()
             }
         }
     }
+
+    /// The answer of the server that decides, be it this one.
+    async fn have_decided(&self, request: Request, next: Next) -> Response {
+        let (parts, body) = request.into_parts();
+        let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
+            return (StatusCode::PAYLOAD_TOO_LARGE, CLOSE).into_response();
+        };
+        let deadline = Instant::now() + DECIDES_WITHIN;
+        let mut role = self.role.clone();
+        let may_pass_on = !parts.headers.contains_key(PASSED_ON);
+        loop {
+            let decides = |role: &Role| match role {
+                Role::Leads => true,
+                Role::Follows(leader) => may_pass_on && leader.is_some(),
+            };
+            let who = timeout_at(deadline, role.wait_for(decides)).await;
+            let leader = match who.map(|who| who.map(|role| role.clone())) {
+                Ok(Ok(Role::Follows(Some(leader)))) => leader,
+                Ok(Ok(Role::Leads)) => {
+                    return next.run(Request::from_parts(parts, body.into())).await;
+                }
+                Ok(Ok(Role::Follows(None)) | Err(_)) | Err(_) => {
+                    let sentence = "No server decides at this moment; ask again";
+                    return unavailable(sentence).into_response();
+                }
+            };
+            if let Some(answer) = self.ask(&leader, &parts, body.clone()).await {
+                return answer;
+            }
+            sleep(TRY_AGAIN_AFTER).await;
+        }
+    }
+
+    /// The leader's answer, or what is to be said if it has become another's meanwhile.
+    /// None if it cannot be reached: nothing has happened.
+    async fn ask(&self, leader: &Arc<str>, parts: &Parts, body: Bytes) -> Option<Response> {
+        let mut parts = parts.clone();
+        parts.headers.remove(CONNECTION);
+        parts
+            .headers
+            .insert(PASSED_ON, HeaderValue::from_static("1"));
+        let mut role = self.role.clone();
+        let replaced = role.wait_for(|role| *role != Role::Follows(Some(Arc::clone(leader))));
+        let request = Request::from_parts(parts, body.into());
+        let asked = self.peers.pass_on(request, leader);
+        let unknown = "The server that decides was lost; what was asked for may have been done, \
+                       or not: look, then ask again";
+        tokio::select! {
+            answer = asked => match answer? {
+                Ok(mut answer) => {
+                    answer.headers_mut().remove(CONNECTION);
+                    Some(answer.into_response())
+                }
+                Err(error) if error.is_connect() => None,
+                Err(error) => {
+                    tracing::warn!("a request could not be passed on to {leader}: {error}");
+                    Some(unavailable(unknown).into_response())
+                }
+            },
+            _ = replaced => Some(unavailable(unknown).into_response()),
+        }
+    }
+}
+
+/// What is left of a body that was too large is not read.
+const CLOSE: [(HeaderName, &str); 1] = [(CONNECTION, "close")];
+
+/// Any server can tell what is on record.
+fn only_looks(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// The layer that has each request pass the gate.
 pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     match gate.enter().await {
-        Ok(_busy) => next.run(request).await,
         Err(successor) => gate.pass_on(request, successor).await,
+        Ok(_busy) if only_looks(request.method()) || *gate.role.borrow() == Role::Leads => {
+            next.run(request).await
+        }
+        Ok(_busy) => gate.have_decided(request, next).await,
     }
 }
 
@@ -180,9 +257,13 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
+    fn gate() -> Gate {
+        Gate::new(watch::Sender::new(Role::Leads).subscribe())
+    }
+
     #[tokio::test]
     async fn a_closed_gate_waits_for_what_is_being_decided_and_for_nothing_else() {
-        let gate = Gate::default();
+        let gate = gate();
         let deciding = gate.enter().await.unwrap();
         let waiting = gate.enter().await.unwrap();
         let aside = gate.stand_aside();
@@ -206,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_while_the_gate_is_closed_waits_for_the_successor() {
-        let gate = Gate::default();
+        let gate = gate();
         gate.close().await;
         let entering = tokio::spawn({
             let gate = gate.clone();
@@ -219,7 +300,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_is_told_that_the_server_goes() {
-        let gate = Gate::default();
+        let gate = gate();
         let waiting = tokio::spawn({
             let gate = gate.clone();
             async move { gate.left().await }

@@ -23,6 +23,8 @@ pub mod gpus;
 pub mod keep_alive;
 pub mod keys;
 pub mod launcher;
+pub mod member;
+pub mod peers;
 pub mod read_ahead;
 pub mod seals;
 pub mod server;

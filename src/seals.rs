@@ -67,7 +67,7 @@ impl Grant {
 }
 
 /// What tells one ticket from all others.
-pub(crate) type Nonce = [u8; NONCE_BYTES];
+pub type Nonce = [u8; NONCE_BYTES];
 
 /// A ticket that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(crate) struct Ticket {
 #[derive(Clone)]
 pub(crate) struct Seals {
     server_secret: [u8; 32],
-    /// Of this process alone: which tickets were used is not known to the next.
+    /// Of this process alone where which tickets were used is not known to the next.
     ticket_secret: [u8; 32],
 }
 
@@ -91,6 +91,14 @@ impl Seals {
             server_secret,
             ticket_secret: random()?,
         })
+    }
+
+    /// The same, whose tickets other servers know too.
+    pub(crate) const fn shared(self) -> Self {
+        Self {
+            ticket_secret: self.server_secret,
+            ..self
+        }
     }
 
     /// The session's own token.

@@ -1,5 +1,7 @@
 //! The server: the parts put together, one listener, and the way down.
 
+mod records;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,11 +13,12 @@ use dwell_core::id::KeyId;
 use dwell_core::key::Key;
 use dwell_core::owner::{Principal, UserId};
 use dwell_core::ports::PortPool;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::acme::Renewal;
-use crate::admission::Admission;
+use crate::admission::{Admission, Redemption};
 use crate::api::{self, Api};
 use crate::clock;
 use crate::config::{Config, TlsFiles};
@@ -27,11 +30,15 @@ use crate::gateway::{self, Desk, Gateway, Issued, Open, TimeLimits, Tls, TlsErro
 use crate::gpus;
 use crate::keys::{self, AgentSecrets, SlugSecret};
 use crate::launcher::local::Local;
+use crate::member::Membership;
+use crate::peers::Peers;
 use crate::session_urls::{Origin, Scheme, SessionUrls};
-use crate::store::{Store, StoreAt, StoreError};
+use crate::store::postgres::Tickets;
+use crate::store::{StoreAt, StoreError};
 use crate::sweep;
 use crate::takeover::{Doorbell, Listeners, Successor};
 use crate::tunnel::{Switchboard, Tunnel};
+use records::Records;
 
 /// How long open requests may take to finish when the server goes.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -81,13 +88,14 @@ pub enum ShutdownMode {
 /// A server at work.
 pub struct Server {
     url: String,
-    admin_key: String,
+    admin_key: Option<String>,
     data_dir: DataDir,
     gate: Gate,
     gateway: Gateway,
     switchboard: Switchboard,
     driver: Driver,
     driving: Running,
+    membership: Option<Membership>,
     end_within: Duration,
     listener: TcpListener,
     open: Open,
@@ -107,7 +115,8 @@ impl Server {
         let data_dir = config.data_dir.clone();
         data_dir.create()?;
         let lock = data_dir.hold()?;
-        let store = config.store.open(&data_dir.store()).await?;
+        let sessions = config.launcher.sessions(&data_dir);
+        sessions.create()?;
         let (listener, session_listeners) = match inherited {
             Some(Listeners { api, sessions }) => (api, sessions),
             None => (listen(config.listen)?, HashMap::new()),
@@ -115,6 +124,8 @@ impl Server {
         let cannot_listen = |error| StartError(format!("cannot listen: {error}"));
         let address = listener.local_addr().map_err(cannot_listen)?;
         let url = format!("http://{address}");
+        let records = Records::open(&config, address).await?;
+        let store = records.store();
         let renewal = config.acme.clone().map(|acme| {
             let issued = Issued::default();
             (Renewal::new(acme, &data_dir, issued.clone()), issued)
@@ -134,17 +145,28 @@ impl Server {
             inventory: inventory.clone(),
             ports: PortPool::new(config.session_ports.clone(), first_port(&config)),
         };
-        let admin_key = first_key(&data_dir)?;
+        // One that follows has the keys of the one that leads.
+        let admin_key = if records.leads() {
+            Some(first_key(&data_dir)?)
+        } else {
+            data_dir.read_admin_key()
+        };
         let server_secret = store.server_secret().await?;
         let secrets = AgentSecrets::new(server_secret);
         let urls = session_urls(&config, address.port(), SlugSecret::new(server_secret));
         let no_randomness = |error| StartError(format!("the system has no randomness: {error}"));
-        let (admission, mut visits) = Admission::new(server_secret).map_err(no_randomness)?;
-        let admin_key_hash = keys::hash(&admin_key);
+        let (mut admission, mut visits) = Admission::new(server_secret).map_err(no_randomness)?;
+        let mut background = JoinSet::new();
+        if let Some(tickets) = records.tickets() {
+            let (shared, to_redeem) = admission.shared();
+            admission = shared;
+            background.spawn(redeem(tickets, to_redeem));
+        }
+        let admin_key_hash = admin_key.as_deref().map(keys::hash);
         // One that was revoked is on record too, and stays revoked.
         let mut is_on_record = false;
         for key in store.all_keys().await? {
-            is_on_record |= key.hash == admin_key_hash;
+            is_on_record |= Some(key.hash) == admin_key_hash;
             admission.keys.publish(key);
         }
         let switchboard = Switchboard::default();
@@ -156,7 +178,7 @@ impl Server {
         };
         let gateway = Gateway::with(doors, admission.clone(), session_listeners);
         let launcher = Local::new(
-            data_dir.clone(),
+            &data_dir,
             config.launcher.clone(),
             secrets.clone(),
             config.limits.heartbeat,
@@ -174,10 +196,10 @@ impl Server {
             admission.clone(),
             config.access,
         );
-        let load = load(Arc::clone(&store), settings);
-        let (driver, driving) = Driver::start(load, Arc::clone(&store), effects);
-        if !is_on_record {
-            put_first_key_on_record(&driver, &admin_key).await?;
+        let (leads, servers) = (records.leads(), watch::Sender::default());
+        let (driver, driving, membership) = records.drive(settings, effects, servers.clone());
+        if let Some(key) = admin_key.as_deref().filter(|_| leads && !is_on_record) {
+            put_first_key_on_record(&driver, key).await?;
         }
         let end_within = Duration::from(config.limits.grace) + DRAIN_MAX;
         let tunnel = Tunnel {
@@ -185,17 +207,19 @@ impl Server {
             secrets,
             switchboard: switchboard.clone(),
             gateway: gateway.clone(),
+            servers: servers.subscribe(),
+            peers: Peers::default(),
             silence_max: Duration::from(config.limits.lost_after),
         };
         let retention = config.limits.retention;
-        let gate = Gate::default();
+        let gate = Gate::new(driver.role());
         let api = Api {
             driver: driver.clone(),
             store,
             gate: gate.clone(),
             gateway: gateway.clone(),
             admission,
-            data_dir: data_dir.clone(),
+            sessions: sessions.clone(),
             urls: urls.clone(),
             default_access: config.access,
             limits: config.limits,
@@ -203,10 +227,9 @@ impl Server {
             prices: config.prices,
             engine: config.launcher.engine.clone(),
         };
-        let mut background = JoinSet::new();
         background.spawn(sweep::keep_sweeping(
             driver.clone(),
-            data_dir.clone(),
+            sessions,
             config.launcher.engine,
             retention,
         ));
@@ -229,6 +252,10 @@ impl Server {
             background.spawn(tls.keep_fresh(LOOK_AT_CERTIFICATE_EVERY));
         }
         let desk = Desk::new(api::router(api).merge(tunnel.router()));
+        if membership.is_some() {
+            // Another serves visitors until this one knows where to lead them.
+            driver.loaded().await.map_err(StartError)?;
+        }
         let shared = listener.try_clone().map_err(cannot_listen)?;
         let open = gateway.receive(shared, desk.clone()).await;
         let open = open.map_err(cannot_listen)?;
@@ -246,6 +273,7 @@ impl Server {
             switchboard,
             driver,
             driving,
+            membership,
             end_within,
             listener,
             open,
@@ -261,10 +289,10 @@ impl Server {
         &self.url
     }
 
-    /// The key in the data directory's `admin.key`.
+    /// The key in the data directory's `admin.key`, if there is one.
     #[must_use]
-    pub fn admin_key(&self) -> &str {
-        &self.admin_key
+    pub fn admin_key(&self) -> Option<&str> {
+        self.admin_key.as_deref()
     }
 
     /// Wait until all that was going on has been taken up. Requests are accepted
@@ -306,6 +334,7 @@ impl Server {
             gateway,
             switchboard,
             driving,
+            membership,
             listener,
             open,
             desk,
@@ -320,6 +349,9 @@ impl Server {
         let listeners = share(&listener, &gateway).await;
         drop(listener);
         driving.stop().await;
+        if let Some(membership) = membership {
+            membership.give_way().await;
+        }
         switchboard.hang_up_all();
         drop(lock);
         let listeners = listeners
@@ -362,6 +394,9 @@ impl Server {
             .is_err()
         {
             tracing::warn!("the store does not answer; what it was told last may be on record");
+        }
+        if let Some(membership) = self.membership {
+            membership.leave().await;
         }
         self.gateway.shutdown().await;
         self.data_dir.remove_server_file();
@@ -423,16 +458,16 @@ async fn share(listener: &TcpListener, gateway: &Gateway) -> io::Result<Listener
     })
 }
 
-/// The control plane as it is on record.
-async fn load(store: Arc<dyn Store>, settings: Settings) -> Result<ControlPlane, String> {
-    let snapshot = store.load().await.map_err(|error| error.0)?;
-    if !snapshot.sessions.is_empty() {
-        tracing::info!("{} open sessions are taken up", snapshot.sessions.len());
+/// Redeem tickets until nobody has any.
+async fn redeem(mut tickets: Tickets, mut to_redeem: mpsc::Receiver<Redemption>) {
+    while let Some((nonce, reply)) = to_redeem.recv().await {
+        let is_first = tickets.redeem(&nonce).await.unwrap_or_else(|error| {
+            tracing::warn!("a ticket is refused that cannot be redeemed: {error}");
+            false
+        });
+        // Who showed it may have gone.
+        let _ = reply.send(is_first);
     }
-    let recover = move || ControlPlane::recover(settings, snapshot, clock::now());
-    tokio::task::spawn_blocking(recover)
-        .await
-        .map_err(|error| error.to_string())
 }
 
 /// What connections are encrypted by, if they are.

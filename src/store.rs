@@ -41,7 +41,8 @@ pub enum StoreAt {
 }
 
 impl StoreAt {
-    /// Opens the store, to read and to write; in `file` if it is SQLite's.
+    /// Opens the store, to read and to write, from whoever has it; in `file` if it is
+    /// SQLite's.
     ///
     /// # Errors
     /// See [`sqlite::Sqlite::open`] and [`postgres::Postgres::open`].

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::agent::journal::Holder;
 use crate::agent::remains;
-use crate::data_dir::DataDir;
+use crate::data_dir::SessionsDir;
 use crate::driver::Driver;
 use crate::engine::{Engine, EngineSettings, Left};
 use crate::gpus::{self, GpuProcess};
@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Sweep at once, and then again and again.
 pub async fn keep_sweeping(
     driver: Driver,
-    data_dir: DataDir,
+    sessions: SessionsDir,
     engine: Option<EngineSettings>,
     retention: Millis,
 ) {
@@ -34,10 +34,10 @@ pub async fn keep_sweeping(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let containers = containers(engine.as_ref(), &data_dir).await;
-        let remedies = compare(&mut sweep, &driver, &data_dir, &containers, retention).await;
+        let containers = containers(engine.as_ref(), &sessions).await;
+        let remedies = compare(&mut sweep, &driver, &sessions, &containers, retention).await;
         for (session, remedy) in remedies.unwrap_or_default() {
-            apply(session, remedy, &data_dir).await;
+            apply(session, remedy, &sessions).await;
             if remedy == Remedy::ClearAway {
                 remove(session, engine.as_ref(), &containers).await;
             }
@@ -50,16 +50,16 @@ pub async fn keep_sweeping(
 async fn compare(
     sweep: &mut Sweep,
     driver: &Driver,
-    data_dir: &DataDir,
+    sessions: &SessionsDir,
     containers: &[Left],
     retention: Millis,
 ) -> Option<Vec<(SessionId, Remedy)>> {
-    let place = data_dir.clone();
+    let place = sessions.clone();
     let found = tokio::task::spawn_blocking(move || remains::of_all(&place)).await;
     let mut found = match found {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
-            let place = data_dir.sessions();
+            let place = &sessions.0;
             tracing::warn!("{} cannot be swept: {error}", place.display());
             return None;
         }
@@ -76,15 +76,15 @@ async fn compare(
     Some(sweep.compare(&found, &open.await.ok()?, retention))
 }
 
-/// What an engine has of the sessions in `data_dir`. One that does not answer is asked
+/// What an engine has of the sessions in `sessions`. One that does not answer is asked
 /// the next time.
-async fn containers(engine: Option<&EngineSettings>, data_dir: &DataDir) -> Vec<Left> {
+async fn containers(engine: Option<&EngineSettings>, sessions: &SessionsDir) -> Vec<Left> {
     let Some(settings) = engine else {
         return Vec::new();
     };
     let found = async {
         let engine = Engine::connect(&settings.host).await?;
-        engine.containers(&data_dir.0).await
+        engine.containers(&sessions.0).await
     };
     found.await.unwrap_or_else(|why| {
         tracing::warn!("containers cannot be swept: {why}");
@@ -105,8 +105,8 @@ async fn remove(session: SessionId, engine: Option<&EngineSettings>, containers:
     }
 }
 
-async fn apply(session: SessionId, remedy: Remedy, data_dir: &DataDir) {
-    let dir = data_dir.session(session);
+async fn apply(session: SessionId, remedy: Remedy, sessions: &SessionsDir) {
+    let dir = sessions.of(session);
     let signal = |signal| match Holder::of(&dir) {
         Ok(holder) => holder.signal(signal),
         Err(error) => tracing::warn!(%session, "its agent cannot be found: {error}"),

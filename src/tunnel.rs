@@ -23,13 +23,17 @@ use dwell_core::protocol::{
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
-use crate::driver::Driver;
+use crate::api::unavailable;
+use crate::driver::{Driver, Role};
 use crate::failpoint::{self, Point};
 use crate::gateway::Gateway;
 use crate::keys::AgentSecrets;
+use crate::peers::{PASSED_ON, Peers};
 
+/// The server that leads says within this whether it hears an agent.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Messages that may wait for a slow agent. Each says a whole: what does not fit is
 /// said again when the agent next speaks.
 const WAITING_MAX: usize = 16;
@@ -112,6 +116,10 @@ pub struct Tunnel {
     pub switchboard: Switchboard,
     /// Which takes the channels to their apps.
     pub gateway: Gateway,
+    /// All servers that lead visitors to apps, if there are several.
+    pub servers: watch::Receiver<Vec<String>>,
+    /// By which the one that leads is called.
+    pub peers: Peers,
     /// After this long without a word a line is cut; the agent calls again.
     pub silence_max: Duration,
 }
@@ -159,8 +167,50 @@ impl Tunnel {
         (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
     }
 
+    /// Carry what session `id`'s agent and the server that leads say to each other, as
+    /// long as that one leads.
+    async fn lead_on(
+        self,
+        id: &str,
+        request: Request,
+        leader: Arc<str>,
+        mut role: watch::Receiver<Role>,
+    ) -> Response {
+        let mut call = Request::new(Body::empty());
+        call.uri_mut().clone_from(request.uri());
+        for name in [header::AUTHORIZATION, header::CONNECTION, header::UPGRADE] {
+            if let Some(value) = request.headers().get(&name) {
+                call.headers_mut().insert(name, value.clone());
+            }
+        }
+        let lost = || unavailable("The server that leads does not answer; call again");
+        let answer = tokio::time::timeout(ANSWER_WITHIN, self.peers.pass_on(call, &leader)).await;
+        let mut answer = match answer {
+            Ok(Some(Ok(answer))) => answer,
+            Ok(Some(Err(_)) | None) | Err(_) => return lost().into_response(),
+        };
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return answer.into_response();
+        }
+        let Ok(there) = hyper::upgrade::on(&mut answer).await else {
+            return lost().into_response();
+        };
+        self.upgrade(id, PROTOCOL, request, async move |_, session, here| {
+            let (mut here, mut there) = (TokioIo::new(here), TokioIo::new(there));
+            let now = Role::Follows(Some(leader));
+            let superseded = role.wait_for(|role| *role != now);
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut here, &mut there) => {}
+                _ = superseded => {}
+            }
+            tracing::debug!(%session, "its agent's line to the server that leads has ended");
+        })
+    }
+
     async fn converse(self, session: SessionId, upgraded: Upgraded) {
         let (serial, mut messages) = self.switchboard.connect(session);
+        let mut servers = self.servers.clone();
+        servers.mark_changed();
         let (read_half, mut write_half) = tokio::io::split(TokioIo::new(upgraded));
         let asked = Notify::new();
         let reading = self.listen(session, read_half, &asked);
@@ -171,6 +221,15 @@ impl Tunnel {
                         Some(Ok(line)) => line,
                         Some(Err(_)) | None => break,
                     },
+                    Ok(()) = servers.changed() => {
+                        let urls = servers.borrow_and_update().clone();
+                        // One alone is where agents are told to call at first.
+                        if urls.is_empty() {
+                            continue;
+                        }
+                        let urls = if urls.len() > 1 { urls } else { Vec::new() };
+                        serde_json::to_vec(&ServerMessage::Servers { urls }).unwrap_or_default()
+                    }
                     () = asked.notified() => Vec::new(),
                 };
                 if !line.is_empty() {
@@ -185,9 +244,13 @@ impl Tunnel {
                 }
             }
         };
+        let mut role = self.driver.role();
+        let superseded = role.wait_for(|role| *role != Role::Leads);
         tokio::select! {
             () = reading => {}
             () = writing => {}
+            // It calls again, and comes to the one that leads.
+            _ = superseded => {}
         }
         if self.switchboard.disconnect(session, serial) {
             self.driver.hung_up(session).await;
@@ -234,7 +297,19 @@ async fn control(
     Path(id): Path<String>,
     request: Request,
 ) -> Response {
-    tunnel.upgrade(&id, PROTOCOL, request, Tunnel::converse)
+    let role = tunnel.driver.role();
+    let leader = match &*role.borrow() {
+        Role::Leads => None,
+        Role::Follows(leader) => Some(leader.clone()),
+    };
+    match leader {
+        None => tunnel.upgrade(&id, PROTOCOL, request, Tunnel::converse),
+        Some(Some(leader)) if !request.headers().contains_key(PASSED_ON) => {
+            tunnel.lead_on(&id, request, leader, role).await
+        }
+        // It calls again.
+        Some(_) => unavailable("No server decides at this moment; call again").into_response(),
+    }
 }
 
 async fn channel(

@@ -216,7 +216,7 @@ impl Lease {
             ServerMessage::Stop { ending } => {
                 self.terminate(ending.clone(), self.terms.grace_ms, now)
             }
-            ServerMessage::Forget => {}
+            ServerMessage::Forget | ServerMessage::Servers { .. } => {}
         }
     }
 

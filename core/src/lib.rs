@@ -11,6 +11,7 @@ pub mod control_plane;
 pub mod gpu;
 pub mod id;
 pub mod key;
+pub mod leadership;
 pub mod lease;
 pub mod limits;
 pub mod machine;

@@ -105,4 +105,10 @@ pub enum ServerMessage {
     },
     /// The session's end is on record: nothing more is wanted of the agent.
     Forget,
+    /// All servers that lead visitors to the app: each is to have channels of its own.
+    /// Agents that do not know the word have them where they call.
+    Servers {
+        /// Where each is reached, as bare origins.
+        urls: Vec<String>,
+    },
 }

@@ -80,10 +80,28 @@ CREATE INDEX shares_newest ON shares (session_id, owner, created_at DESC, id);
 -- A row for each time that a server took the store to write to it. Every transaction
 -- counts itself in its own server's row, and fails once a later one has been made: so no
 -- two servers write, and one that lost its connection while it committed finds out from
--- the count what became of that.
+-- the count what became of that. The one row that is not superseded is the lease of the
+-- server that decides, until then by this database's own clock.
 CREATE TABLE leadership (
     fence        BIGINT PRIMARY KEY,
     transactions BIGINT NOT NULL,
     superseded   BOOLEAN NOT NULL,
+    holder       TEXT COLLATE "C" NOT NULL,
+    url          TEXT NOT NULL,   -- where other servers reach it
+    until        TIMESTAMPTZ NOT NULL,
     taken_at     TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+
+-- Tickets that let somebody in, whichever server that was: each does so once. They are
+-- forgotten when they would be good no more.
+CREATE TABLE tickets (
+    nonce   BYTEA PRIMARY KEY,
+    used_at TIMESTAMPTZ NOT NULL
+);
+
+-- The servers that serve, by this database's own clock. Agents open channels to each.
+CREATE TABLE servers (
+    id      TEXT COLLATE "C" PRIMARY KEY,
+    url     TEXT NOT NULL,
+    seen_at TIMESTAMPTZ NOT NULL
 );

@@ -1,9 +1,10 @@
 //! The agent's end of a tunnel: channels that are ready before the server needs them, so
-//! that a visitor waits for none to be made.
+//! that a visitor waits for none to be made. Each of several servers has its own.
 //!
 //! A thread of its own carries the bytes: however many there are, the session's time is
 //! kept beside them.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,12 +16,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{interval, timeout};
 
 use super::dial::{Backoff, Call, CallError, Dialer, Link};
 use super::relay::relay;
-use super::spec::AgentSpec;
+use super::spec::{AgentSpec, ServerAt};
 
 /// How many are ready when nobody comes. A browser opens up to six at once.
 const READY_LEAST: usize = 6;
@@ -34,9 +35,18 @@ const RETIRE_WITHIN: Duration = Duration::from_secs(5);
 /// How long an app may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
+/// Where there are to be channels.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    /// At these servers; at the one that the agent was told of at first if there are none.
+    servers: Vec<String>,
+    /// Those of an earlier generation are to be replaced.
+    generation: u64,
+}
+
 /// The channels of one session. They are closed when this is dropped.
 pub(super) struct Channels {
-    generation: watch::Sender<u64>,
+    wanted: watch::Sender<Wanted>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -46,7 +56,7 @@ impl Channels {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (generation, watched) = watch::channel(0);
+        let (wanted, watched) = watch::channel(Wanted::default());
         let (stop, stopped) = oneshot::channel();
         std::thread::Builder::new()
             .name("tunnel".to_owned())
@@ -54,23 +64,88 @@ impl Channels {
                 let at_work = LocalSet::new();
                 at_work.block_on(&runtime, async {
                     tokio::select! {
-                        () = keep_ready(Rc::new(Dialer::new(spec)), app, watched) => {}
+                        () = keep_at_each(spec, app, watched) => {}
                         // An error says that the session is over.
                         _ = stopped => {}
                     }
                 });
             })?;
         Ok(Self {
-            generation,
+            wanted,
             _stop: stop,
         })
     }
 
-    /// Another server may have taken over: have new ones ready there. Those that are in
+    /// Another server may have taken over: have new ones ready. Those that are in
     /// use are left alone.
     pub(super) fn renew(&self) {
+        self.wanted.send_modify(|wanted| wanted.generation += 1);
+    }
+
+    /// These servers are to have some, each its own.
+    pub(super) fn lead_to(&self, servers: Vec<String>) {
+        self.wanted.send_if_modified(|wanted| {
+            let is_new = wanted.servers != servers;
+            wanted.servers = servers;
+            is_new
+        });
+    }
+}
+
+/// Those at one server.
+struct AtOne {
+    generation: watch::Sender<u64>,
+    keeping: AbortHandle,
+}
+
+impl Drop for AtOne {
+    fn drop(&mut self) {
+        // What is in use goes on.
+        self.keeping.abort();
         self.generation.send_modify(|generation| *generation += 1);
     }
+}
+
+/// Have as many ready as are needed at each server that is wanted, for ever.
+async fn keep_at_each(spec: AgentSpec, app: SocketAddr, mut wanted: watch::Receiver<Wanted>) {
+    let mut at_work: HashMap<Option<String>, AtOne> = HashMap::new();
+    loop {
+        let Wanted {
+            servers,
+            generation,
+        } = wanted.borrow_and_update().clone();
+        let servers: HashSet<Option<String>> = match servers.len() {
+            0 => [None].into(),
+            _ => servers.into_iter().map(Some).collect(),
+        };
+        at_work.retain(|server, _| servers.contains(server));
+        for server in servers {
+            let there = at_work.entry(server).or_insert_with_key(|server| {
+                let (sender, watched) = watch::channel(generation);
+                let dialer = Rc::new(Dialer::new(at(&spec, server.as_deref())));
+                let keeping = spawn_local(keep_ready(dialer, app, watched));
+                AtOne {
+                    generation: sender,
+                    keeping: keeping.abort_handle(),
+                }
+            });
+            there
+                .generation
+                .send_if_modified(|known| std::mem::replace(known, generation) != generation);
+        }
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What it takes to call that server.
+fn at(spec: &AgentSpec, server: Option<&str>) -> AgentSpec {
+    let mut spec = spec.clone();
+    if let (Some(server), ServerAt::Elsewhere { url, .. }) = (server, &mut spec.server) {
+        server.clone_into(url);
+    }
+    spec
 }
 
 /// What becomes of channels.

@@ -280,7 +280,7 @@ pub async fn remove_left(spec: &AgentSpec, dir: &SessionDir) {
         // The sweep will.
         return;
     };
-    let all = engine.containers(&dir.data_dir()).await.unwrap_or_default();
+    let all = engine.containers(&dir.sessions()).await.unwrap_or_default();
     for left in all.iter().filter(|left| left.session == spec.session) {
         let _ = engine.remove(&left.id).await;
     }
@@ -376,7 +376,7 @@ impl Course {
         let environment = environment.into_iter();
         let parts = Parts {
             session: self.spec.session,
-            data_dir: &self.dir.data_dir(),
+            sessions: &self.dir.sessions(),
             container: &self.container,
             words: recipe.command.words(port),
             environment: environment

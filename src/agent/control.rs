@@ -1,5 +1,6 @@
 //! The agent's end of the control channel: call, say, listen, call again.
 
+use std::path::Path;
 use std::time::Duration;
 
 use dwell_core::protocol::{AgentStatus, MESSAGE_BYTES_MAX, ServerMessage};
@@ -40,10 +41,22 @@ pub async fn keep(
         ServerAt::ThisHost { .. } => None,
         ServerAt::Elsewhere { .. } => Some(ASKED_EVERY),
     };
+    let shared_file = match &spec.server {
+        ServerAt::ThisHost {
+            server_file,
+            is_shared: true,
+        } => Some(server_file.clone()),
+        ServerAt::ThisHost { .. } | ServerAt::Elsewhere { .. } => None,
+    };
     let dialer = Dialer::new(spec);
     let mut backoff = Backoff::default();
     loop {
-        match call(&dialer, asked_every, &mut status, &events).await {
+        let called = tokio::select! {
+            called = call(&dialer, asked_every, &mut status, &events) => called,
+            // One that stands still hangs nobody up.
+            () = replaced(shared_file.as_deref()) => Ok(()),
+        };
+        match called {
             Ok(()) => backoff = Backoff::default(),
             Err(CallError::Refused(_)) => {
                 let _ = events.send(Event::Refused).await;
@@ -90,6 +103,21 @@ async fn call(
         () = listen(reader, silence_max, events) => {}
     }
     Ok(())
+}
+
+/// Until `file` names another server.
+async fn replaced(file: Option<&Path>) {
+    let Some(file) = file else {
+        return std::future::pending().await;
+    };
+    let began = std::fs::read(file).ok();
+    loop {
+        sleep(ASKED_EVERY).await;
+        let now = std::fs::read(file).ok();
+        if now.is_some() && now != began {
+            return;
+        }
+    }
 }
 
 async fn pause(span: Option<Duration>) {

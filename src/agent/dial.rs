@@ -162,7 +162,7 @@ impl Dialer {
 impl Number {
     fn of(server: &ServerAt) -> Result<Self, CallError> {
         let url = match server {
-            ServerAt::ThisHost { server_file } => {
+            ServerAt::ThisHost { server_file, .. } => {
                 let file = std::fs::read(server_file).map_err(unreachable)?;
                 let file: ServerFile = serde_json::from_slice(&file).map_err(unreachable)?;
                 file.url

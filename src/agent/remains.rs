@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use super::cgroup::{self, Cgroups};
 use super::init;
 use super::journal::Holder;
-use crate::data_dir::{DataDir, SessionDir};
+use crate::data_dir::{SessionDir, SessionsDir};
 
 /// How long what was killed may take to go before it is killed again.
 const KILL_AGAIN_AFTER: Duration = Duration::from_millis(5);
@@ -23,16 +23,16 @@ const KILL_AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// The variables by which every process of a session is known, unless it hides them.
 const MARKS: [&str; 2] = ["DWELL_SESSION_ID", init::MARK];
 
-/// What is there of the sessions in `data_dir`. What belongs to no session that it
+/// What is there of the sessions in `sessions`. What belongs to no session that it
 /// knows is another server's.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn of_all(data_dir: &DataDir) -> io::Result<BTreeMap<SessionId, Remains>> {
-    let mut found: BTreeMap<SessionId, Remains> = fs::read_dir(data_dir.sessions())?
+pub fn of_all(sessions: &SessionsDir) -> io::Result<BTreeMap<SessionId, Remains>> {
+    let mut found: BTreeMap<SessionId, Remains> = fs::read_dir(&sessions.0)?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .map(|id| (id, of_directory(&data_dir.session(id))))
+        .map(|id| (id, of_directory(&sessions.of(id))))
         .collect();
     for (id, _) in marked() {
         if let Some(remains) = found.get_mut(&id) {

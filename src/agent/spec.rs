@@ -46,6 +46,9 @@ pub enum ServerAt {
         /// Its `server.json`, read anew before each call: a server that was restarted
         /// may listen elsewhere.
         server_file: PathBuf,
+        /// Whether another server may write that file while the one that it names lives.
+        #[serde(default)]
+        is_shared: bool,
     },
     /// On another; the agent opens the channels to the app.
     Elsewhere {

@@ -327,6 +327,12 @@ impl Supervisor {
                 }
                 at_work.report(lease);
             }
+            Happening::Server(Event::Said(ServerMessage::Servers { urls })) => {
+                at_work.servers.clone_from(&urls);
+                if let Some(channels) = &at_work.channels {
+                    channels.lead_to(urls);
+                }
+            }
             Happening::Server(Event::Said(message)) => lease.heard(&message, now),
             Happening::Server(Event::Refused) => {}
             Happening::HostStops => {
@@ -443,6 +449,8 @@ struct AtWork {
     terminations: Option<tokio::signal::unix::Signal>,
     /// To the app, where the server is on another host.
     channels: Option<Channels>,
+    /// Which servers are to have some, as far as it was said.
+    servers: Vec<String>,
     _port: Option<AppPort>,
 }
 
@@ -463,6 +471,7 @@ impl AtWork {
             children: signal(SignalKind::child()).ok(),
             terminations: signal(SignalKind::terminate()).ok(),
             channels: None,
+            servers: Vec::new(),
             _port: None,
         }
     }
@@ -505,7 +514,9 @@ impl AtWork {
         Ok(match spec.server {
             ServerAt::ThisHost { .. } => Upstream::Direct(address),
             ServerAt::Elsewhere { .. } => {
-                self.channels = Some(Channels::open(spec.clone(), address)?);
+                let channels = Channels::open(spec.clone(), address)?;
+                channels.lead_to(self.servers.clone());
+                self.channels = Some(channels);
                 Upstream::Tunnel(address)
             }
         })
@@ -604,7 +615,11 @@ impl AtWork {
                 event = self.events.recv() => match event {
                     Some(Event::Connected) => again.reset_immediately(),
                     Some(Event::Said(ServerMessage::Forget) | Event::Refused) | None => return,
-                    Some(Event::Said(ServerMessage::Lease { .. } | ServerMessage::Stop { .. })) => {}
+                    Some(Event::Said(
+                        ServerMessage::Lease { .. }
+                        | ServerMessage::Stop { .. }
+                        | ServerMessage::Servers { .. },
+                    )) => {}
                 },
                 // A server whose store refuses has heard it and could not keep it.
                 _ = again.tick() => {

@@ -16,7 +16,7 @@ use crate::keys::KeyError;
 use crate::session_urls::SessionUrls;
 
 /// The longest body that is read, in bytes.
-pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 // --- Who asks -------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ pub(super) async fn stream_logs(
     let record = api.store.session(&caller.owner(), id).await?;
     record.ok_or_else(not_found)?;
 
-    let dir = api.data_dir.session(id).log();
+    let dir = api.sessions.of(id).log();
     let gate = api.gate.clone();
     let ended = async move {
         // A log whose end cannot be known is followed no further.

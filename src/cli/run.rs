@@ -224,7 +224,7 @@ async fn serve_here(wanted: &Wanted, file: Option<PathBuf>) -> Result<Server, Fa
 fn client_of(server: &Server) -> Result<Client, ClientError> {
     Client::new(&Found {
         url: server.url().to_owned(),
-        key: Some(server.admin_key().to_owned()),
+        key: server.admin_key().map(ToOwned::to_owned),
         by: FoundBy::DataDir,
     })
 }

@@ -10,7 +10,9 @@ use super::args::{AccessArg, StoreArg};
 use super::interrupts::Interrupts;
 use super::output::Failure;
 use crate::acme::{parse_directory, parse_email, parse_name};
-use crate::config::{AcmeSays, Config, Flags, check_host, parse_domain, parse_listen, parse_ports};
+use crate::config::{
+    AcmeSays, Config, Flags, check_host, parse_domain, parse_listen, parse_origin, parse_ports,
+};
 use crate::server::{Server, ShutdownMode};
 use crate::session_urls::Domain;
 use crate::takeover::Inheritance;
@@ -94,6 +96,10 @@ pub struct ServeArgs {
     acme_ca: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArg,
+    /// Where other servers of the same Postgres database reach this one [default: where it
+    /// listens]
+    #[arg(long, env = "DWELL_ADVERTISE_URL", value_name = "URL", value_parser = parse_origin)]
+    advertise_url: Option<String>,
     /// Take over from the server that has the data directory, and start as usual if none
     /// has. It hands over its addresses and exits when what is open there has ended; no
     /// request is refused, and WebSockets and downloads go on
@@ -128,6 +134,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         session_ports: args.session_ports,
         session_host: args.session_host,
         access: args.access.map(Into::into),
+        advertise_url: args.advertise_url,
         domain: args.domain,
         tls_certificate: args.tls_certificate,
         tls_key: args.tls_key,

@@ -33,6 +33,7 @@ pub struct FileSays {
     pub session_ports: Option<RangeInclusive<u16>>,
     pub session_host: Option<String>,
     pub domain: Option<Domain>,
+    pub advertise_url: Option<String>,
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     pub acme: AcmeSays,
@@ -84,6 +85,10 @@ impl FileSays {
                 .map(|entry| entry.parse(parse_ports))
                 .transpose()?,
             session_host: text(root.take("session_host"), check_host)?,
+            advertise_url: root
+                .take("advertise_url")
+                .map(|entry| entry.parse(parse_origin))
+                .transpose()?,
             domain: root
                 .take("domain")
                 .map(|entry| entry.parse(parse_domain))
@@ -310,6 +315,10 @@ fn launcher(entry: &Entry<'_>, here: &Path) -> Result<Manner, ConfigError> {
             .take("server_url")
             .map(|entry| entry.parse(parse_origin));
         let (start_with, url) = (start_with.transpose()?, url.transpose()?);
+        let sessions_dir = match launcher.take("sessions_dir") {
+            Some(entry) => Some(entry.parse(|text| check_path(text).map(|()| here.join(text)))?),
+            None => None,
+        };
         let certificate = match launcher.take("server_certificate") {
             Some(entry) if url.is_none() => {
                 return Err(entry.error("says whom to trust at server_url; set that too"));
@@ -320,6 +329,7 @@ fn launcher(entry: &Entry<'_>, here: &Path) -> Result<Manner, ConfigError> {
         let this = Manner {
             start_with: start_with.unwrap_or_default(),
             server: url.map(|url| ServerAt::Elsewhere { url, certificate }),
+            sessions_dir,
             engine: None,
         };
         if manner.replace(this).is_some() {

@@ -54,6 +54,11 @@ impl Effects {
         &self.live
     }
 
+    /// The sessions that are shown as open.
+    pub(super) fn shown(&self) -> Vec<SessionId> {
+        self.live.ids()
+    }
+
     pub(super) fn launcher(&self) -> Arc<dyn Launcher> {
         Arc::clone(&self.launcher)
     }
@@ -73,6 +78,7 @@ impl Effects {
     /// Show what was committed. Returns the sessions whose port cannot be had.
     pub(super) async fn publish(&mut self, changes: Vec<Change>) -> Vec<(SessionId, u16)> {
         let mut sessions = Vec::new();
+        // Links and keys before the doors that they open.
         for change in changes {
             match change {
                 Change::Session(session) => sessions.push(*session),

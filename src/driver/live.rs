@@ -36,6 +36,13 @@ impl Live {
         sessions.clear();
     }
 
+    /// Those that are shown.
+    #[must_use]
+    pub fn ids(&self) -> Vec<SessionId> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.keys().copied().collect()
+    }
+
     /// One open session from now on.
     #[must_use]
     pub fn watch(&self, id: SessionId) -> Option<watch::Receiver<Arc<Session>>> {

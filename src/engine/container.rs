@@ -24,8 +24,8 @@ use crate::agent::spec::AppLimits;
 
 /// Whose session a container is.
 const SESSION_LABEL: &str = "dwell.session";
-/// Whose server's: the data directory that the session is kept in.
-const DATA_DIR_LABEL: &str = "dwell.data-dir";
+/// Whose server's: the directory that its sessions are kept in.
+const SESSIONS_LABEL: &str = "dwell.sessions";
 /// Where the session's files are inside.
 const FILES: &str = "/workspace";
 /// How long the engine may take to notice that a container has ended.
@@ -38,8 +38,8 @@ const LAST_SIGNAL: i32 = 64;
 pub struct Parts<'a> {
     /// The session.
     pub session: SessionId,
-    /// The data directory that it is kept in.
-    pub data_dir: &'a Path,
+    /// The directory that it is kept in, with others.
+    pub sessions: &'a Path,
     /// What the machine says.
     pub container: &'a machine::Container,
     /// The app's words.
@@ -187,12 +187,12 @@ impl Engine {
         }
     }
 
-    /// The containers of the sessions in `data_dir`, whether they run or not.
+    /// The containers of the sessions in `sessions`, whether they run or not.
     ///
     /// # Errors
     /// A sentence, when the engine does not say.
-    pub async fn containers(&self, data_dir: &Path) -> Result<Vec<Left>, String> {
-        let mark = format!("{DATA_DIR_LABEL}={}", data_dir.display());
+    pub async fn containers(&self, sessions: &Path) -> Result<Vec<Left>, String> {
+        let mark = format!("{SESSIONS_LABEL}={}", sessions.display());
         let filters = HashMap::from([("label", vec![mark])]);
         let options = ListContainersOptionsBuilder::new()
             .all(true)
@@ -251,7 +251,7 @@ fn body(parts: &Parts<'_>, settings: &EngineSettings) -> ContainerCreateBody {
     ];
     let labels = [
         (SESSION_LABEL, parts.session.to_string()),
-        (DATA_DIR_LABEL, parts.data_dir.display().to_string()),
+        (SESSIONS_LABEL, parts.sessions.display().to_string()),
     ];
     ContainerCreateBody {
         image: Some(parts.container.image.clone()),

@@ -192,6 +192,8 @@ impl<O: Future<Output = ()>> Connection<O> {
             let bytes = self.visitor.buffer.filled();
             let head = bytes.get(..length).unwrap_or_default();
             let entry = Entry::begin(head);
+            let (admission, session) = (self.visit.admission(), self.visit.session);
+            admission.redeem(session, head).await;
             let (asked, course) = exchange::decide(&self.visit, head);
             if matches!(course, Course::Elsewhere) {
                 return Left::Elsewhere;

@@ -16,7 +16,7 @@ use tokio::process::Command;
 use super::Launcher;
 use crate::agent::journal::Holder;
 use crate::agent::spec::{AgentSpec, AppLimits, ServerAt};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, SessionsDir};
 use crate::engine::EngineSettings;
 use crate::failpoint::{self, Point};
 use crate::keys::AgentSecrets;
@@ -28,7 +28,7 @@ pub struct Local {
     /// What the agent's own command line is put behind.
     start_with: Vec<String>,
     server: ServerAt,
-    data_dir: DataDir,
+    sessions: SessionsDir,
     secrets: AgentSecrets,
     heartbeat: Millis,
     limits: AppLimits,
@@ -43,15 +43,29 @@ pub struct Manner {
     pub start_with: Vec<String>,
     /// Where agents find the server, if they cannot be reached from it.
     pub server: Option<ServerAt>,
+    /// Where sessions' directories are, if not in the data directory: where all servers
+    /// that share a database reach them.
+    pub sessions_dir: Option<PathBuf>,
     /// What runs the containers of machines that name an image.
     pub engine: Option<EngineSettings>,
 }
 
+impl Manner {
+    /// Where sessions' directories are.
+    #[must_use]
+    pub fn sessions(&self, data_dir: &DataDir) -> SessionsDir {
+        match &self.sessions_dir {
+            Some(dir) => SessionsDir(dir.clone()),
+            None => data_dir.sessions(),
+        }
+    }
+}
+
 impl Local {
-    /// Agents whose sessions live in `data_dir`.
+    /// Agents of the server that has `data_dir`.
     #[must_use]
     pub fn new(
-        data_dir: DataDir,
+        data_dir: &DataDir,
         manner: Manner,
         secrets: AgentSecrets,
         heartbeat: Millis,
@@ -60,19 +74,29 @@ impl Local {
         // Still the same file when the one on disk has been replaced by a newer one, and
         // for whatever program it is put behind.
         let executable = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+        let sessions = manner.sessions(data_dir);
+        // Whichever server leads: it need not be the one that launches.
+        let is_shared = manner.sessions_dir.is_some();
+        let this_host = ServerAt::ThisHost {
+            server_file: if is_shared {
+                sessions.leader_file()
+            } else {
+                data_dir.server_file()
+            },
+            is_shared,
+        };
         let Manner {
             start_with,
             server,
             engine,
+            ..
         } = manner;
-        let server = server.unwrap_or_else(|| ServerAt::ThisHost {
-            server_file: data_dir.server_file(),
-        });
+        let server = server.unwrap_or(this_host);
         Self {
             executable,
             start_with,
             server,
-            data_dir,
+            sessions,
             secrets,
             heartbeat,
             limits,
@@ -87,7 +111,7 @@ impl Local {
     }
 
     fn start(&self, launch: Launch) -> io::Result<LaunchOutcome> {
-        let dir = self.data_dir.session(launch.session);
+        let dir = self.sessions.of(launch.session);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)

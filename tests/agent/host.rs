@@ -158,7 +158,7 @@ impl Host {
             log_mib: 1,
         };
         let launcher = Local::new(
-            data_dir,
+            &data_dir,
             manner,
             AgentSecrets::new([1; 32]),
             Millis(200),

@@ -194,7 +194,9 @@ pub struct Server {
     /// None once it was taken over.
     child: Option<Child>,
     config: String,
-    listen: String,
+    pub listen: String,
+    /// What its own command line is put behind, if not itself.
+    enter: Vec<String>,
     _owned: Option<TempDir>,
 }
 
@@ -207,11 +209,7 @@ impl Server {
     }
 
     pub fn start_in(dir: &Path, config: &str) -> Self {
-        Self::listen_in(dir, config, "127.0.0.1:0")
-    }
-
-    fn listen_in(dir: &Path, config: &str, listen: &str) -> Self {
-        Self::spawn(dir, config, listen, &[])
+        Self::spawn(dir, config, "127.0.0.1:0", &[])
     }
 
     /// As `dwell serve` with these arguments besides.
@@ -227,10 +225,24 @@ impl Server {
         more: &[&str],
         environment: &[(&str, String)],
     ) -> Result<Self, String> {
+        Self::try_start_behind(&[], dir, config, listen, more, environment)
+    }
+
+    /// The same, with its command line put behind `enter`, a program that becomes it.
+    pub fn try_start_behind(
+        enter: &[String],
+        dir: &Path,
+        config: &str,
+        listen: &str,
+        more: &[&str],
+        environment: &[(&str, String)],
+    ) -> Result<Self, String> {
         std::fs::create_dir_all(dir).unwrap();
         let file = dir.join("dwell.toml");
         std::fs::write(&file, config).unwrap();
-        let mut child = Command::new(DWELL)
+        let words = [enter, &[DWELL.to_owned()]].concat();
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .args(["serve", "--listen", listen, "--data-dir"])
             .arg(dir)
             .arg("--config")
@@ -264,13 +276,15 @@ impl Server {
                 break url.trim().to_owned();
             }
         };
-        let key = std::fs::read_to_string(dir.join("admin.key")).unwrap();
+        // One that follows another has none of its own.
+        let key = std::fs::read_to_string(dir.join("admin.key")).unwrap_or_default();
         Ok(Self {
             dir: dir.to_owned(),
             api: Api::new(&url, key.trim()),
             child: Some(child),
             config: config.to_owned(),
             listen: url.trim_start_matches("http://").to_owned(),
+            enter: enter.to_vec(),
             _owned: None,
         })
     }
@@ -291,7 +305,8 @@ impl Server {
         let listen = self.listen.clone();
         let owned = self._owned.take();
         let (dir, config) = (self.dir.clone(), self.config.clone());
-        let mut again = Self::listen_in(&dir, &config, &listen);
+        let again = Self::try_start_behind(&self.enter, &dir, &config, &listen, &[], &[]);
+        let mut again = again.unwrap();
         again._owned = owned;
         *self = again;
     }

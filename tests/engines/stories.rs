@@ -353,12 +353,12 @@ pub async fn a_server_that_is_killed_finds_its_containers_again(engine: &Engine)
 pub async fn what_is_left_in_the_engine_of_a_session_that_is_not_open_is_swept(engine: &Engine) {
     let _guard = engine.shared().await;
     let mut server = Server::start(&engine.config());
-    let data_dir = format!("dwell.data-dir={}", server.dir.display());
+    let sessions = format!("dwell.sessions={}", server.dir.join("sessions").display());
     let ours = uuid::Uuid::new_v4().to_string();
     let others = uuid::Uuid::new_v4().to_string();
     for (session, of) in [
-        (&ours, data_dir.as_str()),
-        (&others, "dwell.data-dir=/elsewhere"),
+        (&ours, sessions.as_str()),
+        (&others, "dwell.sessions=/elsewhere"),
     ] {
         let label = format!("dwell.session={session}");
         let mark = format!("DWELL_SESSION_ID={session}");

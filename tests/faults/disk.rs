@@ -11,8 +11,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::audit::{Ledger, audit};
+use super::audit::audit;
 use super::harness::{Answer, PATIENCE, app_processes, signal};
+use super::ledger::Ledger;
 use super::world::{CONFIG, World};
 
 // --- Disks ------------------------------------------------------------------------

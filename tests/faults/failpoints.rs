@@ -5,8 +5,9 @@ use futures_util::stream;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::audit::{Ledger, audit};
+use super::audit::audit;
 use super::harness::{app_processes, processes};
+use super::ledger::Ledger;
 use super::world::{CONFIG, World};
 use dwell::failpoint::Point;
 

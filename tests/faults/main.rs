@@ -7,11 +7,13 @@
 )]
 
 mod audit;
+mod client;
 mod disk;
 mod failpoints;
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 #[path = "../e2e/harness.rs"]
 mod harness;
+mod ledger;
 mod storm;
 mod witness;
 mod world;

@@ -5,17 +5,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use hyper::Method;
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
 
-use super::audit::{Ledger, audit};
-use super::harness::{Answer, signal};
-use super::world::{CONFIG, Door, World};
+use super::audit::audit;
+use super::client::Client;
+use super::harness::signal;
+use super::ledger::Ledger;
+use super::world::{CONFIG, World};
 
 const CLIENTS: usize = 8;
-/// Minutes that a session is made with.
-const MINUTES: u64 = 5;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_acknowledged_in_a_storm_of_deaths_holds_and_nothing_is_left() {
@@ -129,121 +127,5 @@ impl Storm {
         self.stood_still.insert(session.to_owned());
         let until = Instant::now() + Duration::from_millis(self.rng.u64(100..3_000));
         self.standing.push((agent, until));
-    }
-}
-
-/// Someone who makes sessions, looks at them, gives them more time and ends them.
-struct Client {
-    door: Door,
-    apps: [Value; 4],
-    rng: Rng,
-    ledger: Ledger,
-    cost: f64,
-}
-
-impl Client {
-    async fn work(mut self, until: Instant) -> Ledger {
-        while Instant::now() < until {
-            let body = json!({
-                "command": self.rng.choice(&self.apps),
-                "gpu": self.rng.choice(["CPU", "CPU", "A10G"]),
-                "timeout": MINUTES,
-            });
-            let Some(answer) = self.try_send(Method::POST, "/session/dynamic", body).await else {
-                continue;
-            };
-            assert_eq!(answer.status, 200, "{answer:?}");
-            let id = answer.json()["session_id"].as_str().unwrap().to_owned();
-            self.ledger.created(&id, MINUTES);
-            for _ in 0..self.rng.u8(..12) {
-                self.do_something_with(&id).await;
-                tokio::time::sleep(Duration::from_millis(self.rng.u64(..200))).await;
-            }
-            // What is open at the end is for the audit to end.
-            if Instant::now() < until {
-                self.end(&id).await;
-            }
-        }
-        self.ledger
-    }
-
-    async fn do_something_with(&mut self, id: &str) {
-        match self.rng.u8(..4) {
-            0 => self.look_at(id).await,
-            1 => self.extend(id).await,
-            2 => {
-                if let Some(list) = self.try_get("/sessions").await {
-                    let list = list.as_array().unwrap();
-                    let shown = list.iter().find(|session| session["id"] == id);
-                    shown.into_iter().for_each(|shown| self.ledger.check(shown));
-                }
-            }
-            _ => {
-                if let Some(usage) = self.try_get("/platform/usage").await {
-                    let cost = usage["total_cost"].as_f64().unwrap();
-                    assert!(cost >= self.cost, "was {} and is {usage}", self.cost);
-                    self.cost = cost;
-                }
-            }
-        }
-    }
-
-    async fn look_at(&mut self, id: &str) {
-        if let Some(shown) = self.try_get(&format!("/session/{id}")).await {
-            self.ledger.check(&shown);
-        }
-    }
-
-    async fn extend(&mut self, id: &str) {
-        let path = format!("/session/{id}/increase-timeout");
-        // Unless it is answered, nobody knows.
-        self.ledger.of(id).minutes_perhaps += 1;
-        if let Some(answer) = self
-            .try_send(Method::POST, &path, json!({"minutes": 1}))
-            .await
-        {
-            let acknowledged = self.ledger.of(id);
-            acknowledged.minutes_perhaps -= 1;
-            match answer.status {
-                200 => acknowledged.minutes += 1,
-                // Not yet, or not any more.
-                400 | 404 => {}
-                _ => panic!("{answer:?}"),
-            }
-            self.look_at(id).await;
-        }
-    }
-
-    async fn end(&mut self, id: &str) {
-        let path = format!("/session/{id}");
-        let answer = loop {
-            if let Some(answer) = self.try_send(Method::DELETE, &path, json!(null)).await {
-                break answer;
-            }
-        };
-        match answer.status {
-            200 => self.ledger.of(id).cancelled = true,
-            // It has ended by itself, or an earlier one was heard.
-            404 => {}
-            _ => panic!("{answer:?}"),
-        }
-        self.look_at(id).await;
-    }
-
-    async fn try_get(&self, path: &str) -> Option<Value> {
-        let answer = self.try_send(Method::GET, path, json!(null)).await?;
-        assert_eq!(answer.status, 200, "{path}: {answer:?}");
-        Some(answer.json())
-    }
-
-    /// The answer, if there is one; a server that is away is given a moment.
-    async fn try_send(&self, method: Method, path: &str, body: Value) -> Option<Answer> {
-        match self.door.try_send(method, path, &body).await {
-            Ok(answer) if answer.status != 503 => Some(answer),
-            Ok(_) | Err(_) => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                None
-            }
-        }
     }
 }

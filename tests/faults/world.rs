@@ -1,13 +1,13 @@
 //! A data directory, the server that comes and goes there, and its apps.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::client::Door;
 use super::harness::{Answer, Api, PATIENCE, Server, here, processes, signal};
 use super::witness;
 use dwell::failpoint::Point;
@@ -39,22 +39,6 @@ pub struct World {
     door: Door,
 }
 
-/// Where the API is, however often it moves.
-#[derive(Clone)]
-pub struct Door(Arc<Mutex<Api>>);
-
-impl Door {
-    pub async fn try_send(
-        &self,
-        method: Method,
-        path: &str,
-        body: &Value,
-    ) -> Result<Answer, String> {
-        let api = self.0.lock().unwrap().clone();
-        api.try_send(method, path, body.to_string()).await
-    }
-}
-
 impl World {
     /// A world whose server listens.
     pub fn new(config: &str) -> Self {
@@ -78,7 +62,7 @@ impl World {
             config: config.to_owned(),
             server: None,
             predecessor: None,
-            door: Door(Arc::new(Mutex::new(Api::new("http://nobody", "")))),
+            door: Door::to(Api::new("http://nobody", "")),
         };
         let failpoint = point.map(|point| world.failpoint(point));
         let environment: Vec<_> = failpoint.into_iter().collect();
@@ -105,7 +89,7 @@ impl World {
             more,
             &environment,
         )?;
-        *self.door.0.lock().unwrap() = server.api.clone();
+        self.door.lead_to(server.api.clone());
         self.server = Some(server);
         Ok(())
     }

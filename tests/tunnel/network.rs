@@ -31,9 +31,13 @@ impl Namespace {
         namespace
     }
 
+    pub fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
     /// The words that another program's are put behind to have it run there.
     pub fn enter(&self) -> [String; 2] {
-        let pid = self.holder.id();
+        let pid = self.pid();
         ["nsenter".to_owned(), format!("--net=/proc/{pid}/ns/net")]
     }
 
@@ -108,7 +112,7 @@ impl Subnet {
             format!("{}/30", self.ours()),
             format!("{}/30", self.theirs()),
         );
-        let pid = there.holder.id().to_string();
+        let pid = there.pid().to_string();
         let cable = ["type", "veth", "peer", "name", "eth0", "netns", &pid];
         here(&[&["ip", "link", "add", device][..], &cable].concat());
         here(&["ip", "address", "add", &ours, "dev", device]);
@@ -129,7 +133,7 @@ impl Drop for Subnet {
     }
 }
 
-fn run(words: &[&str]) {
+pub fn run(words: &[&str]) {
     let (program, rest) = words.split_first().unwrap();
     let done = Command::new(program).args(rest).output();
     let done = done.unwrap_or_else(|error| panic!("{program}: {error}"));

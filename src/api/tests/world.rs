@@ -117,11 +117,11 @@ impl World {
         let mut world = Self {
             router: router(Api {
                 driver: driver.clone(),
-                gate: Gate::default(),
+                gate: Gate::new(driver.role()),
                 gateway,
                 store,
                 admission,
-                data_dir,
+                sessions: data_dir.sessions(),
                 urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080),
                 default_access: Access::Link,
                 limits,

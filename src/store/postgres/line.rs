@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use dwell_core::control_plane::Change;
 use sqlx_core::Error;
-use sqlx_core::query_as::query_as;
 use sqlx_core::query_scalar::query_scalar;
 use sqlx_core::raw_sql::raw_sql;
 use sqlx_core::sql_str::AssertSqlSafe;
@@ -18,15 +17,13 @@ use tokio::time::timeout;
 
 use super::Address;
 use super::error::{Kind, Trouble, ends_session};
+use super::news::notifications;
 use super::rows;
 use super::schema::connect_to_write;
 use crate::failpoint::{self, Point};
-use crate::store::StoreError;
 
 /// Longer than the server itself lets a statement take.
 const ANSWER_MAX: Duration = Duration::from_secs(40);
-/// Rows of servers that wrote long ago are not kept.
-const FENCES_KEPT: i64 = 1_000;
 
 /// What became of a transaction.
 pub(super) enum Outcome {
@@ -51,19 +48,14 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Take the store. Who had it can write no more.
-    pub(super) async fn take(
-        address: Address,
-        mut connection: PgConnection,
-    ) -> Result<Self, StoreError> {
-        let taken = take(&mut connection).await;
-        let fence = taken.map_err(|error| Trouble::of(&address, &error).sentence)?;
-        Ok(Self {
+    /// The right that `fence` is.
+    pub(super) const fn new(address: Address, connection: PgConnection, fence: i64) -> Self {
+        Self {
             address,
             connection: Some(connection),
             fence,
             transactions: 0,
-        })
+        }
     }
 
     pub(super) const fn address(&self) -> &Address {
@@ -123,12 +115,15 @@ impl Line {
         connection: &mut PgConnection,
         changes: &[&Change],
     ) -> Result<Option<bool>, Error> {
-        // Both at once: each statement of its own is a way to the server and back.
+        // All at once: each statement of its own is a way to the server and back. Other
+        // servers are told when this commits.
         let begin = AssertSqlSafe(format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED;
              UPDATE leadership SET transactions = transactions + 1
-                 WHERE fence = {} AND NOT superseded",
-            self.fence
+                 WHERE fence = {} AND NOT superseded;
+             {}",
+            self.fence,
+            notifications(changes)
         ));
         let counted = raw_sql(begin).execute(&mut *connection).await?;
         if counted.rows_affected() == 0 {
@@ -175,27 +170,4 @@ impl Line {
              restart it to take over again",
         )
     }
-}
-
-/// The new fence. Those before it are good for nothing more.
-pub(super) async fn take(connection: &mut PgConnection) -> Result<i64, Error> {
-    // Waits for a transaction that goes on, and lets none begin.
-    raw_sql("BEGIN; LOCK TABLE leadership IN SHARE ROW EXCLUSIVE MODE")
-        .execute(&mut *connection)
-        .await?;
-    raw_sql("UPDATE leadership SET superseded = true WHERE NOT superseded")
-        .execute(&mut *connection)
-        .await?;
-    let (fence,): (i64,) = query_as(
-        "INSERT INTO leadership (fence, transactions, superseded)
-         SELECT coalesce(max(fence), 0) + 1, 0, false FROM leadership RETURNING fence",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    sqlx_core::query::query("DELETE FROM leadership WHERE fence <= $1")
-        .bind(fence - FENCES_KEPT)
-        .execute(&mut *connection)
-        .await?;
-    raw_sql("COMMIT").execute(&mut *connection).await?;
-    Ok(fence)
 }

@@ -23,7 +23,7 @@ const MIGRATIONS: &[&str] = &[include_str!(
 )];
 
 /// A server that does not answer by then is not there.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// For how long it is waited for somebody who uses the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::columns::{text, untext};
 use super::error::Trouble;
 use super::queries::And;
-use super::{Address, line, schema};
+use super::{Address, lease, schema};
 use crate::store::StoreError;
 use crate::store::whole::{Kind, Row, Table, Value};
 
@@ -28,7 +28,10 @@ impl Whole {
         let mut connection = schema::connect_alone(address).await?;
         schema::migrate(address, &mut connection).await?;
         // A server that lost its connection is not to go on where it was.
-        line::take(&mut connection).await.map_err(trouble)?;
+        lease::take(&mut connection, None)
+            .await
+            .map_err(trouble)?
+            .ok();
         // Many rows take a while.
         raw_sql("SET statement_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ")
             .execute(&mut connection)
