@@ -157,12 +157,12 @@ impl World {
         assert!(agents.driver.set(driver.clone()).is_ok());
         let key = new_key(&driver).await;
         let router = router(Api {
+            gate: Gate::new(driver.role()),
             driver,
             store,
-            gate: Gate::default(),
             gateway,
             admission,
-            data_dir,
+            sessions: data_dir.sessions(),
             urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080),
             default_access: Access::Link,
             limits,

@@ -189,6 +189,7 @@ fn the_doctor_finds_something_about_everything() {
         [
             "data directory",
             "disk space",
+            "store",
             "server",
             "GPUs",
             "PID namespaces",
