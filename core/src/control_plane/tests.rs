@@ -384,7 +384,11 @@ fn an_agent_that_hung_up_has_a_second_to_call_before_it_is_looked_for() {
 #[test]
 fn an_end_that_the_store_refused_is_looked_for_again() {
     let mut world = World::new(1);
-    let Limits { lost_after, .. } = Limits::default();
+    let Limits {
+        relaunch_after,
+        lost_after,
+        ..
+    } = Limits::default();
     world.create_plain(1);
     world.launched(1, LaunchOutcome::Started);
     world.heard(1, &running(0, 0, 15));
@@ -394,8 +398,12 @@ fn an_end_that_the_store_refused_is_looked_for_again() {
     world.plane.roll_back(world.now());
     // Its agent told the end, died, and nobody says anything any more.
     assert_eq!(launched(&world.after(CALL_BACK_WITHIN)), [id(1)]);
+    for _ in 0..lost_after.0 / relaunch_after.0 {
+        world.launched(1, LaunchOutcome::Failed("no room".into()));
+        assert_eq!(launched(&world.after(relaunch_after)), [id(1)]);
+    }
     world.launched(1, LaunchOutcome::Failed("no room".into()));
-    world.after(lost_after);
+    world.after(relaunch_after);
     assert_eq!(reason(world.stored(1)), EndReason::Lost);
 }
 
@@ -457,7 +465,9 @@ fn silence_is_looked_into_and_then_ends_at_the_last_proof_of_life() {
     world.heard(1, &running(4_000, 0, 15));
     assert_eq!(launched(&world.after(relaunch_after)), [id(1)]);
     world.launched(1, LaunchOutcome::Failed("no such host".into()));
-    world.after(lost_after.minus(relaunch_after));
+    assert_eq!(launched(&world.after(relaunch_after)), [id(1)]);
+    world.launched(1, LaunchOutcome::Failed("no such host".into()));
+    world.after(lost_after.minus(relaunch_after).minus(relaunch_after));
     assert_eq!(reason(world.stored(1)), EndReason::Lost);
     assert_eq!(world.stored(1).gpu_event.held(), Millis(4_000));
     // The host comes back: its agent learns that it is over.
@@ -519,6 +529,27 @@ fn no_session_is_lost_before_somebody_has_looked_for_it() {
     world.after(ORPHAN_GONE_WITHIN.minus(Millis(1)));
     assert!(world.stored(1).is_open());
     world.after(CALL_BACK_WITHIN);
+    assert_eq!(reason(world.stored(1)), EndReason::Lost);
+}
+
+#[test]
+fn what_was_seen_before_the_server_stood_still_loses_no_session() {
+    let mut world = World::new(1);
+    let Limits {
+        relaunch_after,
+        lost_after,
+        ..
+    } = Limits::default();
+    world.create_plain(1);
+    world.launched(1, LaunchOutcome::Started);
+    world.heard(1, &running(0, 0, 15));
+    assert_eq!(launched(&world.after(relaunch_after)), [id(1)]);
+    world.launched(1, LaunchOutcome::Failed("no room".into()));
+    // The app may have stood still as well, as it does on a laptop that is closed.
+    assert_eq!(launched(&world.after(lost_after)), [id(1)]);
+    assert!(world.stored(1).is_open());
+    world.launched(1, LaunchOutcome::Failed("no room".into()));
+    world.after(ORPHAN_GONE_WITHIN);
     assert_eq!(reason(world.stored(1)), EndReason::Lost);
 }
 
