@@ -193,7 +193,7 @@ pub struct Server {
     pub api: Api,
     /// None once it was taken over.
     child: Option<Child>,
-    config: String,
+    pub config: String,
     pub listen: String,
     /// What its own command line is put behind, if not itself.
     enter: Vec<String>,

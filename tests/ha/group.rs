@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 use crate::cluster::Cluster;
 use crate::harness::{Answer, Api, PATIENCE, Server, processes, signal};
@@ -166,7 +166,15 @@ pub async fn is_known(server: &Server, host: &str) -> Duration {
 
 /// A WebSocket to a session's app by way of `server`.
 pub async fn web_socket(server: &Server, host: &str) -> WebSocketStream<TcpStream> {
-    let stream = TcpStream::connect(&server.listen).await.unwrap();
-    let opened = tokio_tungstenite::client_async(format!("ws://{host}/"), stream).await;
-    opened.unwrap().0
+    web_socket_at(&server.listen, host).await.unwrap()
+}
+
+/// The same, by way of whoever listens at `address`.
+pub async fn web_socket_at(
+    address: &str,
+    host: &str,
+) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
+    let stream = TcpStream::connect(address).await?;
+    let opened = tokio_tungstenite::client_async(format!("ws://{host}/"), stream).await?;
+    Ok(opened.0)
 }

@@ -29,3 +29,4 @@ mod network;
 mod relay;
 mod storm;
 mod switch;
+mod upgrade;

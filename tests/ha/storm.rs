@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::future::join_all;
+use futures_util::{SinkExt, StreamExt};
 use hyper::Method;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{Client, Door};
 use crate::cluster::Cluster;
-use crate::group::{host_of, visit_at};
+use crate::group::{host_of, visit_at, web_socket_at};
 use crate::harness::{Api, PATIENCE, Server, app_processes, here, processes, signal};
 use crate::ledger::{
     Ledger, every_app_was_started_once_at_most, every_end_has_a_reason, no_gpu_was_held_twice,
@@ -224,7 +226,8 @@ impl Drop for Front {
 struct Storm {
     world: World,
     rng: Rng,
-    killed: usize,
+    /// How often, by server.
+    killed: [usize; SERVERS],
     paused: usize,
     unplugged: usize,
 }
@@ -240,7 +243,7 @@ impl Storm {
                     self.world.servers[of].kill();
                     std::thread::sleep(span / 4);
                     self.world.servers[of].restart();
-                    self.killed += 1;
+                    self.killed[of] += 1;
                 }
                 1 => {
                     // Past the lease, more often than not.
@@ -289,6 +292,34 @@ async fn look_around(front: String, hosts: Vec<String>, goes_on: Arc<AtomicBool>
     (served.into_inner(), failed.into_inner())
 }
 
+/// Holds a WebSocket by way of one server, and another when that one breaks. How often one
+/// broke, and how many words came back.
+async fn hold(server: String, host: String, goes_on: Arc<AtomicBool>) -> (usize, u64) {
+    let (mut broken, mut echoed) = (0, 0);
+    while goes_on.load(Ordering::Relaxed) {
+        let Ok(mut socket) = web_socket_at(&server, &host).await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        while goes_on.load(Ordering::Relaxed) {
+            let word = Message::text(echoed.to_string());
+            let sent = socket.send(word.clone()).await;
+            match (sent, socket.next().await) {
+                (Ok(()), Some(Ok(back))) => {
+                    assert_eq!(back, word);
+                    echoed += 1;
+                }
+                _ => {
+                    broken += 1;
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    (broken, echoed)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_servers_acknowledge_in_a_storm_holds_and_no_session_is_disturbed() {
     let seed = number("DWELL_HA_SEED").unwrap_or_else(|| fastrand::u64(..));
@@ -316,6 +347,10 @@ async fn what_servers_acknowledge_in_a_storm_holds_and_no_session_is_disturbed()
         }
         made.extend(some);
     }
+    let held = json!({"command": world.app("streams.py"), "gpu": "CPU", "timeout": 60});
+    let answer = world.ask(Method::POST, "/session/dynamic", held).await;
+    made.push(answer.json()["session_id"].as_str().unwrap().to_owned());
+    let held = host_of(&world.running(&made[made.len() - 1]).await);
     let before: BTreeSet<u32> = app_processes(&made).into_iter().collect();
     eprintln!("{} sessions stand", made.len());
 
@@ -326,6 +361,14 @@ async fn what_servers_acknowledge_in_a_storm_holds_and_no_session_is_disturbed()
         hosts,
         Arc::clone(&goes_on),
     ));
+    let holding: Vec<_> = world
+        .servers
+        .iter()
+        .map(|server| {
+            let held = hold(server.listen.clone(), held.clone(), Arc::clone(&goes_on));
+            tokio::spawn(held)
+        })
+        .collect();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let client = Client {
@@ -342,7 +385,7 @@ async fn what_servers_acknowledge_in_a_storm_holds_and_no_session_is_disturbed()
     let storm = Storm {
         world,
         rng,
-        killed: 0,
+        killed: [0; SERVERS],
         paused: 0,
         unplugged: 0,
     };
@@ -362,7 +405,7 @@ async fn what_servers_acknowledge_in_a_storm_holds_and_no_session_is_disturbed()
         ..
     } = storm;
     eprintln!(
-        "{} sessions came and went; servers killed {killed}, paused {paused}, unplugged \
+        "{} sessions came and went; servers killed {killed:?}, paused {paused}, unplugged \
          {unplugged}; visits served {served}, failed {failed}",
         ledger.sessions.len()
     );
@@ -371,6 +414,12 @@ async fn what_servers_acknowledge_in_a_storm_holds_and_no_session_is_disturbed()
         "the storm kept all from working"
     );
 
+    // Nothing breaks a WebSocket but the end of the server that it passes through.
+    for (holding, killed) in holding.into_iter().zip(killed) {
+        let (broken, echoed) = holding.await.unwrap();
+        assert!(broken <= killed, "{broken} broke, killed {killed} times");
+        assert!(echoed > 0, "a server let no WebSocket through");
+    }
     // Nobody who stood was disturbed.
     for id in &made {
         let session = world.get(&format!("/session/{id}")).await;

@@ -1,6 +1,7 @@
 //! Postgres keeps what every store promises, and what only a server can be asked for.
 
 mod fence;
+mod leadership;
 mod line;
 mod loss;
 mod plans;
