@@ -161,7 +161,7 @@ impl Member {
                     }
                     if !shows_all {
                         self.show_all().await?;
-                        self.helm.follows();
+                        self.helm.follows().await;
                         shows_all = true;
                     }
                 }

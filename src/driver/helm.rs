@@ -128,8 +128,10 @@ impl Helm {
         let _ = self.orders.send(Order::Show(changes)).await;
     }
 
-    /// All that another server has put on record is shown.
-    pub fn follows(&self) {
+    /// All that another server has put on record was given to [`Self::show`].
+    pub async fn follows(&self) {
+        // Orders are obeyed one by one: once this one is, what came before is shown.
+        self.shown().await;
         self.loaded.send_replace(Some(Ok(())));
     }
 

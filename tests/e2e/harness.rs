@@ -266,12 +266,15 @@ impl Server {
             }
         });
         let began = Instant::now();
+        let mut last = String::new();
         let url = loop {
             let line = heard.recv_timeout(PATIENCE.saturating_sub(began.elapsed()));
             let Ok(line) = line else {
                 let _ = child.kill();
-                return Err(format!("the server does not listen: {:?}", child.wait()));
+                let exit = child.wait();
+                return Err(format!("the server does not listen: {exit:?}: {last}"));
             };
+            line.clone_into(&mut last);
             if let Some((_, url)) = line.split_once("listening on ") {
                 break url.trim().to_owned();
             }

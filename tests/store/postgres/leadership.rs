@@ -155,7 +155,11 @@ async fn who_missed_something_reads_what_is_open_and_the_end_of_what_it_knew() {
     let home = Database::fresh().await;
     let first = join(&home).await;
     let _lease = won(&first, "first").await;
-    let all = vec![put(&session(1)), put(&ended(session(2), 5)), put(&ended(session(3), 5))];
+    let all = vec![
+        put(&session(1)),
+        put(&ended(session(2), 5)),
+        put(&ended(session(3), 5)),
+    ];
     first.commit(all).await.unwrap();
     let second = join(&home).await;
     let read = second.all_rows(vec![session_id(2)]).await.unwrap();
