@@ -43,10 +43,23 @@ impl Server {
         Self::start_at("127.0.0.1:0", dwell, dir, slots, "")
     }
 
-    /// The same, with its records in that store.
+    /// The same, with its records in that store, which other servers may share.
     pub fn start_on(store: &str, dwell: &Path, dir: TempDir, slots: u32) -> Result<Self> {
-        let config = format!("store = \"{store}\"\n{LIMITS}[gpus]\nCPU = {slots}\n");
+        let sessions = dir.path().join("sessions");
+        let config = format!(
+            "store = \"{store}\"\n{LIMITS}[gpus]\nCPU = {slots}\n\
+             [[launcher]]\nkind = \"local\"\nsessions_dir = {sessions:?}\n"
+        );
         Self::start_told("127.0.0.1:0", dwell, dir, &config)
+    }
+
+    /// Another one beside it, which follows.
+    pub fn another(&self) -> Result<Self> {
+        let config = std::fs::read_to_string(config_file(self.dir()))?;
+        let dir = data_dir(&self.dwell)?;
+        let mut server = Self::start_told("127.0.0.1:0", &self.dwell, dir, &config)?;
+        server.key.clone_from(&self.key);
+        Ok(server)
     }
 
     /// The same, listening there, and with more tables in its configuration.
@@ -74,7 +87,8 @@ impl Server {
         };
         // Nobody waits for what it says from now on, but it must be able to.
         std::thread::spawn(move || lines.map_while(std::result::Result::ok).for_each(drop));
-        let key = std::fs::read_to_string(dir.path().join("admin.key"))?;
+        // Only the first server of a store makes one.
+        let key = std::fs::read_to_string(dir.path().join("admin.key")).unwrap_or_default();
         Ok(Self {
             dwell: dwell.to_owned(),
             dir,

@@ -24,10 +24,11 @@ pub fn throughput(dwell: &Path) -> Result<Vec<Figure>> {
     let ids = fill(&DataDir(dir.path().to_owned()))?;
     // One slot: what is created stays in the queue and is measured without its app.
     let server = Server::start(dwell, dir, 1)?;
-    creates_and_reads(&server, &ids, "")
+    creates_and_reads(&[server], &ids, "")
 }
 
-/// The same with Postgres on this machine, after the same with SQLite.
+/// The same with Postgres on this machine, with one server and with three, after the same
+/// with SQLite.
 pub fn postgres(dwell: &Path) -> Result<Vec<Figure>> {
     let mut figures = throughput(dwell)?;
     let dir = data_dir(dwell)?;
@@ -36,21 +37,26 @@ pub fn postgres(dwell: &Path) -> Result<Vec<Figure>> {
     let url = cluster.url(&cluster.database());
     let store = StoreAt::Postgres(url.parse()?);
     let ids = fill_store(&store, &DataDir(dir.path().to_owned()))?;
-    let server = Server::start_on(&url, dwell, dir, 1)?;
-    figures.extend(creates_and_reads(&server, &ids, ", Postgres")?);
+    let mut servers = vec![Server::start_on(&url, dwell, dir, 1)?];
+    figures.extend(creates_and_reads(&servers, &ids, ", Postgres")?);
+    for _ in 0..2 {
+        servers.push(servers[0].another()?);
+    }
+    let what = ", Postgres, 3 servers";
+    figures.extend(creates_and_reads(&servers, &ids, what)?);
     Ok(figures)
 }
 
-fn creates_and_reads(server: &Server, ids: &[SessionId], what: &str) -> Result<Vec<Figure>> {
+fn creates_and_reads(servers: &[Server], ids: &[SessionId], what: &str) -> Result<Vec<Figure>> {
     let get = |api: &mut Connection, turn: usize| {
         // Far apart from one to the next.
         let id = ids.get(turn * 7_919 % ids.len()).ok_or("no session")?;
         expect_200(api.get(&format!("/session/{id}"))?.status)
     };
-    let reads = load(server, get)?;
+    let reads = load(servers, get)?;
     let hello = beside("hello")?.display().to_string();
     let body = serde_json::json!({"command": [hello], "gpu": "CPU"}).to_string();
-    let creates = load(server, |api, _| {
+    let creates = load(servers, |api, _| {
         expect_200(api.send("POST", "/session/dynamic", &body)?.status)
     })?;
     let stored = format!("{CLIENTS} clients, {STORED} sessions stored{what}");
@@ -73,16 +79,16 @@ fn expect_200(status: u16) -> Result<()> {
     }
 }
 
-/// Every client asks again as soon as it has its answer. Requests a second, and
-/// how long one takes.
+/// Every client asks again as soon as it has its answer, each one server. Requests a
+/// second, and how long one takes.
 fn load(
-    server: &Server,
+    servers: &[Server],
     ask: impl Fn(&mut Connection, usize) -> Result<()> + Sync,
 ) -> Result<String> {
     let (measuring, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let (measuring, over, ask) = (&measuring, &over, &ask);
     let client = move |number: usize| -> Result<Sample> {
-        let mut api = server.connect()?;
+        let mut api = servers[number % servers.len()].connect()?;
         let mut sample = Sample::default();
         let mut turn = number;
         while !over.load(Ordering::Relaxed) {

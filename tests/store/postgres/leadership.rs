@@ -44,11 +44,13 @@ fn runs_out(home: &Database) {
 }
 
 fn sessions(changes: &[Change]) -> BTreeSet<Uuid> {
-    let ids = changes.iter().filter_map(|change| match change {
-        Change::Session(session) => Some(session.id.0),
-        _ => None,
-    });
-    ids.collect()
+    let mut ids = BTreeSet::new();
+    for change in changes {
+        if let Change::Session(session) = change {
+            ids.insert(session.id.0);
+        }
+    }
+    ids
 }
 
 #[tokio::test]
