@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// A server that is there accepts a connection within this.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
+/// One that has gone without a word is noticed after four times this.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 /// On a request that another server has passed on: it is not passed on again.
 pub const PASSED_ON: HeaderName = HeaderName::from_static("dwell-passed-on");
 
@@ -26,6 +28,9 @@ impl Default for Peers {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECTED_WITHIN));
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE));
+        tcp.set_keepalive_retries(Some(3));
         let connector = HttpsConnectorBuilder::new()
             .with_webpki_roots()
             .https_or_http()
