@@ -1,6 +1,6 @@
 //! What is said of a database that cannot be used, and commits that it refuses.
 
-use dwell::store::Store;
+use dwell::store::{Store, postgres};
 use futures_util::future::join_all;
 
 use super::{Database, refusal};
@@ -126,6 +126,20 @@ async fn a_store_of_a_newer_version_is_refused_and_left_as_it_is() {
     );
     assert_eq!(refusal(&home.address()).await, expected);
     assert_eq!(home.sql("SELECT count(*) FROM leadership"), fences);
+}
+
+#[tokio::test]
+async fn who_only_looks_changes_nothing_and_takes_nothing_over() {
+    let home = Database::fresh().await;
+    let address = home.address();
+    let found = postgres::look(&address).await.unwrap();
+    assert!(found.ends_with(", nothing of dwell's yet"), "{found}");
+    assert_eq!(home.sql("SELECT to_regclass('sessions') IS NULL"), "t");
+    let store = home.open().await;
+    let found = postgres::look(&address).await.unwrap();
+    assert!(found.starts_with(&format!("{address}, Postgres ")));
+    assert!(found.ends_with(", schema 1"), "{found}");
+    store.commit(vec![put(&session(1))]).await.unwrap();
 }
 
 #[tokio::test]
