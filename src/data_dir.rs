@@ -104,14 +104,8 @@ impl DataDir {
     /// # Errors
     /// When they cannot be made or written.
     pub fn create(&self) -> Result<(), DataDirError> {
-        for dir in [&self.0, &self.sessions().0] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(|why| fault("make", dir, why))?;
-        }
-        Ok(())
+        make_private(&self.0)?;
+        self.sessions().create()
     }
 
     /// Take the directory, which is there, for one server.
@@ -312,6 +306,15 @@ fn fault(doing: &'static str, path: &Path, why: io::Error) -> DataDirError {
     }
 }
 
+/// Make a directory for its owner alone. Harmless if it is there.
+fn make_private(dir: &Path) -> Result<(), DataDirError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|why| fault("make", dir, why))
+}
+
 /// Where all sessions' directories are: in the data directory, or, for several servers,
 /// where all of these reach them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -323,11 +326,7 @@ impl SessionsDir {
     /// # Errors
     /// When it cannot be made.
     pub fn create(&self) -> Result<(), DataDirError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.0)
-            .map_err(|why| fault("make", &self.0, why))
+        make_private(&self.0)
     }
 
     /// One session's.

@@ -35,6 +35,7 @@ const DECIDED_WITHIN: Duration = Duration::from_secs(2);
 const DECIDES_WITHIN: Duration = Duration::from_secs(5);
 /// How soon a server that cannot be reached is tried again, should it still lead then.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 /// The gate. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Gate {
@@ -207,9 +208,6 @@ impl Gate {
     async fn ask(&self, leader: &Arc<str>, parts: &Parts, body: Bytes) -> Option<Response> {
         let mut parts = parts.clone();
         parts.headers.remove(CONNECTION);
-        parts
-            .headers
-            .insert(PASSED_ON, HeaderValue::from_static("1"));
         let mut role = self.role.clone();
         let replaced = role.wait_for(|role| *role != Role::Follows(Some(Arc::clone(leader))));
         let request = Request::from_parts(parts, body.into());

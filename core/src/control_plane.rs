@@ -746,16 +746,17 @@ impl ControlPlane {
         let silence = now.monotonic.since(contact.last_heard);
         if silence >= lost_after {
             let is_looked_for = contact.launches > 0;
-            let seen = contact.nobody_there.map(|at| now.monotonic.since(at));
-            match seen {
-                _ if is_looked_for => {}
-                // The host may have stood still together with this server.
-                Some(ago) if ago > relaunch_after.plus(CALL_BACK_WITHIN) => self.launch(id),
-                Some(ago) if ago >= ORPHAN_GONE_WITHIN => {
+            // Longer ago, the host may have stood still together with this server since.
+            let nobody_there = contact
+                .nobody_there
+                .map(|at| now.monotonic.since(at))
+                .filter(|ago| *ago <= relaunch_after.plus(CALL_BACK_WITHIN));
+            match nobody_there {
+                Some(ago) if !is_looked_for && ago >= ORPHAN_GONE_WITHIN => {
                     return self.give_up(id, lost_after, now);
                 }
-                Some(_) => {}
-                None => self.launch(id),
+                None if !is_looked_for => self.launch(id),
+                Some(_) | None => {}
             }
             self.set_alarm(id, now.monotonic.plus(CALL_BACK_WITHIN));
         } else if contact.hung_up || silence >= relaunch_after {
