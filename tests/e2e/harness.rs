@@ -340,15 +340,12 @@ impl Server {
 
     /// Agents of this server.
     pub fn agents(&self) -> Vec<u32> {
-        let sessions = self.dir.join("sessions").display().to_string();
-        processes(|words, _| words.contains("agent") && words.contains(&sessions))
+        agents_in(&self.dir.join("sessions"))
     }
 
     /// The agent of one session.
     pub fn agent_of(&self, session: &str) -> Vec<u32> {
-        let dir = self.dir.join("sessions").join(session);
-        let dir = dir.display().to_string();
-        processes(|words, _| words.contains("agent") && words.contains(&dir))
+        agents_in(&self.dir.join("sessions").join(session))
     }
 
     /// Nothing of these sessions is left, nor any agent.
@@ -396,6 +393,12 @@ pub fn app_processes(sessions: &[String]) -> Vec<u32> {
         .map(|id| format!("DWELL_SESSION_ID={id}"))
         .collect();
     processes(|_, environment| marks.iter().any(|mark| environment.contains(mark)))
+}
+
+/// The agents of the sessions in this directory, or of the one whose it is.
+pub fn agents_in(dir: &Path) -> Vec<u32> {
+    let dir = dir.display().to_string();
+    processes(|words, _| words.contains("agent") && words.contains(&dir))
 }
 
 pub fn processes(mut is_one: impl FnMut(&str, &str) -> bool) -> Vec<u32> {

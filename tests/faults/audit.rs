@@ -41,7 +41,6 @@ pub async fn audit(world: &mut World, ledger: &Ledger) {
     the_bill_is_the_sum_of_its_events(world, &sessions).await;
 }
 
-/// What was cancelled must end without being asked again.
 async fn end_what_is_open(world: &mut World, ledger: &Ledger) {
     let mut asked = BTreeSet::new();
     let began = Instant::now();
@@ -52,11 +51,9 @@ async fn end_what_is_open(world: &mut World, ledger: &Ledger) {
             return;
         }
         assert!(began.elapsed() < PATIENCE, "still open: {open:?}");
-        for session in open {
-            let id = text(&session["id"]);
-            let is_cancelled = ledger.sessions.get(id).is_some_and(|of| of.cancelled);
-            if !is_cancelled && asked.insert(id.to_owned()) {
-                let path = format!("/session/{id}");
+        for id in ledger.not_cancelled(open) {
+            let path = format!("/session/{id}");
+            if asked.insert(id) {
                 world.ask(Method::DELETE, &path, json!(null)).await;
             }
         }

@@ -13,6 +13,13 @@ use super::ledger::Ledger;
 /// Minutes that a session is made with.
 const MINUTES: u64 = 5;
 
+/// What the environment says of a storm.
+pub fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
 /// Where the API is, however often it moves.
 #[derive(Clone)]
 pub struct Door(Arc<Mutex<Api>>);
@@ -39,14 +46,25 @@ impl Door {
 
 /// Someone who makes sessions, looks at them, gives them more time and ends them.
 pub struct Client {
-    pub door: Door,
-    pub apps: [Value; 4],
-    pub rng: Rng,
-    pub ledger: Ledger,
-    pub cost: f64,
+    door: Door,
+    apps: [Value; 4],
+    rng: Rng,
+    ledger: Ledger,
+    cost: f64,
 }
 
 impl Client {
+    /// One of those in a storm; `app` makes a command of a test app's name.
+    pub fn new(door: Door, app: impl Fn(&str) -> Value, rng: Rng) -> Self {
+        Self {
+            door,
+            apps: ["serve.py", "serve.py", "leaves_daemon.py", "stubborn.py"].map(app),
+            rng,
+            ledger: Ledger::default(),
+            cost: 0.0,
+        }
+    }
+
     pub async fn work(mut self, until: Instant) -> Ledger {
         while Instant::now() < until {
             let body = json!({

@@ -35,6 +35,15 @@ impl Ledger {
         self.sessions.get_mut(session).unwrap()
     }
 
+    /// Those of the `open` sessions that are to be ended by hand: what was cancelled must end
+    /// without being asked again.
+    pub fn not_cancelled(&self, open: &[Value]) -> Vec<String> {
+        let ids = open.iter().map(|session| text(&session["id"]));
+        ids.filter(|id| !self.sessions.get(*id).is_some_and(|of| of.cancelled))
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// What the server shows is what it acknowledged.
     pub fn check(&self, shown: &Value) {
         let acknowledged = &self.sessions[shown["id"].as_str().unwrap()];

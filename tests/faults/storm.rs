@@ -8,7 +8,7 @@ use fastrand::Rng;
 use nix::sys::signal::Signal;
 
 use super::audit::audit;
-use super::client::Client;
+use super::client::{Client, number};
 use super::harness::signal;
 use super::ledger::Ledger;
 use super::world::{CONFIG, World};
@@ -26,14 +26,7 @@ async fn what_is_acknowledged_in_a_storm_of_deaths_holds_and_nothing_is_left() {
     let world = World::new(CONFIG);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
-            let client = Client {
-                door: world.door(),
-                apps: ["serve.py", "serve.py", "leaves_daemon.py", "stubborn.py"]
-                    .map(|name| world.app(name)),
-                rng: rng.fork(),
-                ledger: Ledger::default(),
-                cost: 0.0,
-            };
+            let client = Client::new(world.door(), |name| world.app(name), rng.fork());
             tokio::spawn(client.work(until))
         })
         .collect();
@@ -60,12 +53,6 @@ async fn what_is_acknowledged_in_a_storm_of_deaths_holds_and_nothing_is_left() {
     );
     assert!(sessions > CLIENTS, "the storm kept all from working");
     audit(&mut storm.world, &ledger).await;
-}
-
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    let number = text.parse();
-    Some(number.unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 struct Storm {

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 use crate::cluster::Cluster;
-use crate::harness::{Answer, Api, PATIENCE, Server, processes, signal};
+use crate::harness::{Answer, Api, PATIENCE, Server, agents_in, signal};
 
 /// Sessions have names under it.
 const DOMAIN: &str = "dwell.test";
@@ -100,8 +100,7 @@ impl Group {
     }
 
     fn agents(&self) -> Vec<u32> {
-        let sessions = self.dir.path().join("sessions").display().to_string();
-        processes(|words, _| words.contains("agent") && words.contains(&sessions))
+        agents_in(&self.dir.path().join("sessions"))
     }
 }
 

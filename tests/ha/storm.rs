@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{Client, Door};
+use crate::client::{Client, Door, number};
 use crate::cluster::Cluster;
 use crate::group::{host_of, visit_at, web_socket_at};
-use crate::harness::{Api, PATIENCE, Server, app_processes, here, processes, signal};
+use crate::harness::{Api, PATIENCE, Server, agents_in, app_processes, here, signal};
 use crate::ledger::{
     Ledger, every_app_was_started_once_at_most, every_end_has_a_reason, no_gpu_was_held_twice,
 };
@@ -30,12 +30,6 @@ use crate::switch::{Switch, lead_to, plug_in, unplug};
 
 const SERVERS: usize = 3;
 const CLIENTS: usize = 6;
-
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    let number = text.parse();
-    Some(number.unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-}
 
 /// The servers, each on a host of its own, and what stands before and behind them.
 struct World {
@@ -119,8 +113,7 @@ impl World {
     }
 
     fn agents(&self) -> Vec<u32> {
-        let sessions = self.dir.path().join("sessions").display().to_string();
-        processes(|words, _| words.contains("agent") && words.contains(&sessions))
+        agents_in(&self.dir.path().join("sessions"))
     }
 
     /// Ask until somebody answers something else than "later".
@@ -371,14 +364,8 @@ async fn what_servers_acknowledge_in_a_storm_holds_and_no_session_is_disturbed()
         .collect();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
-            let client = Client {
-                door: Door::to(Api::new(&world.api.url, &world.api.key)),
-                apps: ["serve.py", "serve.py", "leaves_daemon.py", "stubborn.py"]
-                    .map(|name| world.app(name)),
-                rng: rng.fork(),
-                ledger: Ledger::default(),
-                cost: 0.0,
-            };
+            let door = Door::to(Api::new(&world.api.url, &world.api.key));
+            let client = Client::new(door, |name| world.app(name), rng.fork());
             tokio::spawn(client.work(until))
         })
         .collect();
@@ -444,13 +431,10 @@ async fn audit(world: &World, ledger: &Ledger) {
             break;
         }
         assert!(began.elapsed() < PATIENCE, "still open: {open:?}");
-        for session in open {
-            let id = session["id"].as_str().unwrap();
-            let is_cancelled = ledger.sessions.get(id).is_some_and(|of| of.cancelled);
-            if !is_cancelled && asked.insert(id.to_owned()) {
-                world
-                    .ask(Method::DELETE, &format!("/session/{id}"), json!(null))
-                    .await;
+        for id in ledger.not_cancelled(open) {
+            let path = format!("/session/{id}");
+            if asked.insert(id) {
+                world.ask(Method::DELETE, &path, json!(null)).await;
             }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
