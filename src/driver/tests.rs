@@ -156,7 +156,7 @@ fn plane() -> ControlPlane {
     ControlPlane::recover(settings, Snapshot::default(), clock::now())
 }
 
-fn start(store: &Arc<HeldStore>) -> (Driver, Running, mpsc::UnboundedReceiver<SessionId>) {
+fn effects() -> (Effects, mpsc::UnboundedReceiver<SessionId>) {
     let (told, launches) = mpsc::unbounded_channel();
     let (admission, _) = Admission::new([7; 32]).unwrap();
     let effects = Effects::new(
@@ -166,6 +166,11 @@ fn start(store: &Arc<HeldStore>) -> (Driver, Running, mpsc::UnboundedReceiver<Se
         admission,
         Access::Link,
     );
+    (effects, launches)
+}
+
+fn start(store: &Arc<HeldStore>) -> (Driver, Running, mpsc::UnboundedReceiver<SessionId>) {
+    let (effects, launches) = effects();
     let store: Arc<dyn Store> = store.clone();
     let (driver, running) = Driver::start(std::future::ready(Ok(plane())), store, effects);
     (driver, running, launches)
@@ -272,4 +277,19 @@ async fn a_driver_that_is_told_to_stop_answers_what_waits_first() {
     assert_eq!(store.commits(), [1]);
     let late = create(driver).await.unwrap_err();
     assert_eq!(late.to_string(), "The server is shutting down");
+}
+
+#[tokio::test]
+async fn one_that_follows_is_loaded_when_it_shows_what_it_was_told() {
+    let (effects, _launches) = effects();
+    let (driver, helm, running) =
+        Driver::under_helm(Role::Follows(None), HeldStore::new(0), effects);
+    let (mut plane, new) = (plane(), new_session());
+    let id = new.id;
+    plane.create_session(new, clock::now()).unwrap();
+    helm.show(plane.changes()).await;
+    helm.follows().await;
+    driver.loaded().await.unwrap();
+    assert!(driver.live.watch(id).is_some());
+    running.stop().await;
 }

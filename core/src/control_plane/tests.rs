@@ -133,6 +133,13 @@ impl World {
         self.commit()
     }
 
+    /// A session whose app answers at once.
+    fn create_running(&mut self, number: u128) {
+        self.create_plain(number);
+        self.launched(number, LaunchOutcome::Started);
+        self.heard(number, &running(0, 0, 15));
+    }
+
     fn launched(&mut self, number: u128, outcome: LaunchOutcome) {
         self.plane.launched(id(number), outcome, self.now());
     }
@@ -370,9 +377,7 @@ fn what_the_store_refused_never_happened() {
 #[test]
 fn an_agent_that_hung_up_has_a_second_to_call_before_it_is_looked_for() {
     let mut world = World::new(1);
-    world.create_plain(1);
-    world.launched(1, LaunchOutcome::Started);
-    world.heard(1, &running(0, 0, 15));
+    world.create_running(1);
     world.plane.hung_up(id(1), world.now());
     assert_eq!(
         launched(&world.after(CALL_BACK_WITHIN.minus(Millis(1)))),
@@ -389,9 +394,7 @@ fn an_end_that_the_store_refused_is_looked_for_again() {
         lost_after,
         ..
     } = Limits::default();
-    world.create_plain(1);
-    world.launched(1, LaunchOutcome::Started);
-    world.heard(1, &running(0, 0, 15));
+    world.create_running(1);
     world
         .plane
         .heard(id(1), &ended(7, EndReason::Exited), world.now());
@@ -516,9 +519,7 @@ fn what_an_agent_cannot_have_held_is_not_believed() {
 fn no_session_is_lost_before_somebody_has_looked_for_it() {
     let mut world = World::new(1);
     let Limits { lost_after, .. } = Limits::default();
-    world.create_plain(1);
-    world.launched(1, LaunchOutcome::Started);
-    world.heard(1, &running(0, 0, 15));
+    world.create_running(1);
     // The server itself stood still, or its store refused to have a launch on record.
     assert_eq!(launched(&world.after(lost_after)), [id(1)]);
     // A launcher takes its time. While it does it is not asked again.
@@ -540,9 +541,7 @@ fn what_was_seen_before_the_server_stood_still_loses_no_session() {
         lost_after,
         ..
     } = Limits::default();
-    world.create_plain(1);
-    world.launched(1, LaunchOutcome::Started);
-    world.heard(1, &running(0, 0, 15));
+    world.create_running(1);
     assert_eq!(launched(&world.after(relaunch_after)), [id(1)]);
     world.launched(1, LaunchOutcome::Failed("no room".into()));
     // The app may have stood still as well, as it does on a laptop that is closed.
