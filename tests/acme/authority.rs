@@ -137,6 +137,11 @@ impl Authority {
         self.0.books.send_modify(|books| books.reach = Some(at));
     }
 
+    /// As before they first led anywhere: the server that was there is gone.
+    pub fn reaches_nobody(&self) {
+        self.0.books.send_modify(|books| books.reach = None);
+    }
+
     /// As if it had lost its books.
     pub fn forget_accounts(&self) {
         self.0.books.send_modify(|books| books.accounts.clear());
