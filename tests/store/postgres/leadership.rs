@@ -1,17 +1,21 @@
 //! Of several servers one leads, and the others hear what it puts on record.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dwell::store::Store;
-use dwell::store::postgres::{Candidate, Claim, Lease, News, Postgres};
+use dwell::store::postgres::{Candidate, Claim, Lease, Listener, News, Postgres};
 use dwell_core::control_plane::Change;
 use dwell_core::leadership::{Held, LEASE, ServerId};
 use dwell_core::time::Millis;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::Database;
 use crate::conformance::Home;
 use crate::rows::*;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn candidate(name: &str) -> Candidate {
     Candidate {
@@ -36,6 +40,12 @@ async fn lost(store: &Postgres, name: &str) -> Held {
         Claim::Ours(_) => panic!("{name} leads"),
         Claim::Theirs(held) => held,
     }
+}
+
+/// What is heard next; in vain it is not waited for.
+async fn heard(listener: &mut Listener) -> News {
+    let heard = timeout(PATIENCE, listener.next()).await;
+    heard.expect("nothing was heard").unwrap()
 }
 
 /// As if nobody had renewed it for so long.
@@ -117,7 +127,7 @@ async fn who_gives_the_lease_up_has_another_lead_at_once_and_who_listens_hears_o
     let lease = won(&first, "first").await;
     let mut listener = second.listen().await.unwrap();
     lease.release().await.unwrap();
-    assert_eq!(listener.next().await.unwrap(), News::Leadership);
+    assert_eq!(heard(&mut listener).await, News::Leadership);
     let held = listener.look(&candidate("second")).await.unwrap().unwrap();
     assert_eq!(held.left, Millis::ZERO);
     won(&second, "second").await;
@@ -134,7 +144,7 @@ async fn who_follows_hears_of_each_row_that_it_shows_and_of_none_that_was_refuse
     first.commit(many).await.unwrap();
     let mut named = BTreeSet::new();
     while named.len() < 450 {
-        match listener.next().await.unwrap() {
+        match heard(&mut listener).await {
             News::Rows(ids) => named.extend(ids),
             News::Leadership => panic!("nobody else leads"),
         }
@@ -145,10 +155,10 @@ async fn who_follows_hears_of_each_row_that_it_shows_and_of_none_that_was_refuse
     runs_out(&home);
     let third = join(&home).await;
     let _lease = won(&third, "third").await;
-    assert_eq!(listener.next().await.unwrap(), News::Leadership);
+    assert_eq!(heard(&mut listener).await, News::Leadership);
     first.commit(vec![put(&session(500))]).await.unwrap_err();
     third.commit(vec![put(&session(501))]).await.unwrap();
-    let news = listener.next().await.unwrap();
+    let news = heard(&mut listener).await;
     assert_eq!(news, News::Rows(vec![session_id(501).0]));
 }
 
