@@ -259,6 +259,7 @@ impl Loop {
         loop {
             let deadline = self.next_wake();
             let waits = matches!(self.duty, Duty::Waits);
+            let leads = matches!(self.duty, Duty::Leads(..));
             tokio::select! {
                 biased;
                 _ = &mut stopped, if !inputs.is_closed() => inputs.close(),
@@ -274,7 +275,8 @@ impl Loop {
                     }
                 }
                 () = sleep_until(deadline), if !waits => {}
-                _ = forget.tick() => if let Duty::Leads(plane, _) = &mut self.duty {
+                // One that comes to lead does so at once.
+                _ = forget.tick(), if leads => if let Duty::Leads(plane, _) = &mut self.duty {
                     plane.forget_old(clock::now());
                 },
             }

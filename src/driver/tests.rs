@@ -25,8 +25,10 @@ use crate::launcher::Launcher;
 use crate::store::{EventQuery, SessionRecord, StoreError};
 use crate::tunnel::Switchboard;
 
-/// Commits when it is let, and remembers what.
+/// Commits when it is let, and remembers what. What is to be forgotten it forgets at once:
+/// the loop says so when it likes.
 struct HeldStore {
+    forgot: Semaphore,
     entered: Semaphore,
     may_commit: Semaphore,
     refuses: AtomicBool,
@@ -36,6 +38,7 @@ struct HeldStore {
 impl HeldStore {
     fn new(may_commit: usize) -> Arc<Self> {
         Arc::new(Self {
+            forgot: Semaphore::new(0),
             entered: Semaphore::new(0),
             may_commit: Semaphore::new(may_commit),
             refuses: AtomicBool::new(false),
@@ -69,6 +72,10 @@ impl Store for HeldStore {
         Ok(Vec::new())
     }
     async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        if let [Change::ForgetEndedBefore(_)] = changes.as_slice() {
+            self.forgot.add_permits(1);
+            return Ok(());
+        }
         self.entered.add_permits(1);
         self.may_commit.acquire().await.unwrap().forget();
         if self.refuses.load(Ordering::SeqCst) {
@@ -291,5 +298,39 @@ async fn one_that_follows_is_loaded_when_it_shows_what_it_was_told() {
     helm.follows().await;
     driver.loaded().await.unwrap();
     assert!(driver.live.watch(id).is_some());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_whose_tenure_is_over_decides_nothing_and_answers_no_question() {
+    let (effects, mut launches) = effects();
+    let store = HeldStore::new(100);
+    let shared: Arc<dyn Store> = store.clone();
+    let (driver, helm, running) = Driver::under_helm(Role::Leads, shared, effects);
+    let tenure = Tenure::for_ever();
+    helm.lead(plane(), tenure.clone()).await;
+    let id = create(driver.clone()).await.unwrap();
+    assert_eq!(launches.recv().await, Some(id));
+    tenure.end();
+    let refused = create(driver.clone()).await.unwrap_err();
+    assert_eq!(refused.to_string(), DECIDES_NOT);
+    // Another may have put more on record.
+    let asked = driver.ask(|plane, _| Ok(plane.open_sessions().count()));
+    assert_eq!(asked.await.unwrap_err().to_string(), DECIDES_NOT);
+    assert_eq!(store.commits(), [1]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_to_lead_forgets_what_is_old_at_once() {
+    let (effects, _launches) = effects();
+    let store = HeldStore::new(0);
+    let shared: Arc<dyn Store> = store.clone();
+    let (_driver, helm, running) = Driver::under_helm(Role::Follows(None), shared, effects);
+    helm.show(Vec::new()).await;
+    let a_while = Duration::from_secs(60);
+    assert!(timeout(a_while, store.forgot.acquire()).await.is_err());
+    helm.lead(plane(), Tenure::for_ever()).await;
+    assert!(timeout(a_while, store.forgot.acquire()).await.is_ok());
     running.stop().await;
 }
