@@ -3,17 +3,17 @@
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Empty};
-use hyper::Request;
 use hyper::body::Bytes;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 use crate::cluster::Cluster;
-use crate::harness::{Answer, Api, PATIENCE, Server, agents_in, signal};
+use crate::harness::{Answer, Api, PATIENCE, Server, agents_in, app, signal};
 
 /// Sessions have names under it.
 const DOMAIN: &str = "dwell.test";
@@ -112,6 +112,23 @@ impl Drop for Group {
         for agent in self.agents() {
             signal(agent, Signal::SIGKILL);
         }
+    }
+}
+
+/// Until a session can be made through it; that one, and how long it took.
+pub async fn can_create(api: &Api) -> (String, Duration) {
+    let began = Instant::now();
+    let body = json!({"command": app("streams.py"), "timeout": 5}).to_string();
+    loop {
+        let answer = api
+            .send(Method::POST, "/session/dynamic", body.clone())
+            .await;
+        if answer.status == 200 {
+            let id = answer.json()["session_id"].as_str().unwrap().to_owned();
+            return (id, began.elapsed());
+        }
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(began.elapsed() < PATIENCE, "{answer:?}");
     }
 }
 

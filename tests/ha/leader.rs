@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
-use hyper::Method;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::group::{Group, host_of, is_known, visit, visit_path, web_socket};
+use crate::group::{Group, can_create, host_of, is_known, visit, visit_path, web_socket};
 use crate::harness::{Api, PATIENCE, app, app_processes, signal};
 
 /// A leader that was killed is replaced within this.
@@ -25,23 +24,6 @@ async fn session(api: &Api) -> (String, String) {
 async fn extend(api: &Api, id: &str) {
     let path = format!("/session/{id}/increase-timeout");
     assert_eq!(api.post(&path, json!({"minutes": 1})).await.status, 200);
-}
-
-/// Until a session can be made through it; that one, and how long it took.
-async fn can_create(api: &Api) -> (String, Duration) {
-    let began = Instant::now();
-    let body = json!({"command": app("streams.py"), "timeout": 5}).to_string();
-    loop {
-        let answer = api
-            .send(Method::POST, "/session/dynamic", body.clone())
-            .await;
-        if answer.status == 200 {
-            let id = answer.json()["session_id"].as_str().unwrap().to_owned();
-            return (id, began.elapsed());
-        }
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(began.elapsed() < PATIENCE, "{answer:?}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

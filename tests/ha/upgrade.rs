@@ -1,6 +1,6 @@
 //! Servers of two versions on one database: the newer has brought it to its schema.
 
-use crate::group::Group;
+use crate::group::{Group, can_create};
 use crate::harness::{Server, app};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,7 +24,7 @@ async fn servers_of_the_version_before_go_on_and_none_of_them_begins() {
     group.leads_one_of(&[1]).await;
     let survivor = &group.servers[1].api;
     survivor.running(&before).await;
-    let id = survivor.create(app("streams.py")).await;
+    let (id, _) = can_create(survivor).await;
     survivor.running(&id).await;
     // It does not come back as what it was.
     let first = &group.servers[0];
