@@ -11,6 +11,7 @@
 //! owed the lease. Each is harmless to do twice, and is done again until the agent
 //! says that it is so. After a crash [`ControlPlane::recover`] owes the same.
 
+mod jobs;
 mod keys;
 mod machines;
 mod pending;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gpu::{GpuId, GpuType, Inventory};
 use crate::id::{GpuEventId, KeyId, MachineId, SessionId, ShareId};
+use crate::job::{Cluster, JobId, JobStatus, LauncherName, Offer};
 use crate::key::Key;
 use crate::lease::Terms;
 use crate::limits::Limits;
@@ -56,10 +58,40 @@ pub struct Settings {
     pub limits: Limits,
     /// What it charges.
     pub prices: Prices,
-    /// What it has.
+    /// What this host has.
     pub inventory: Inventory,
+    /// Where sessions are put, in the order of preference.
+    pub offers: Vec<Offer>,
     /// Where session URLs are.
     pub ports: PortPool,
+}
+
+impl Settings {
+    /// The GPU types that could ever be had.
+    #[must_use]
+    pub fn gpu_types(&self) -> BTreeSet<GpuType> {
+        let of = |offer: &Offer| match offer {
+            Offer::Host => self.inventory.types(),
+            Offer::Cluster(cluster) => cluster.gpu_types.clone(),
+        };
+        self.offers.iter().flat_map(of).collect()
+    }
+
+    /// The type of a request that names none: the first real GPU's, else `CPU`.
+    #[must_use]
+    pub fn default_gpu_type(&self) -> GpuType {
+        self.gpu_types()
+            .into_iter()
+            .find(|gpu_type| *gpu_type != GpuType::cpu())
+            .unwrap_or_else(GpuType::cpu)
+    }
+
+    fn cluster(&self, name: &LauncherName) -> Option<&Cluster> {
+        self.offers.iter().find_map(|offer| match offer {
+            Offer::Cluster(cluster) if cluster.name == *name => Some(cluster),
+            Offer::Cluster(_) | Offer::Host => None,
+        })
+    }
 }
 
 /// Everything that is on record and still matters.
@@ -110,6 +142,22 @@ pub enum Command {
         /// What.
         message: ServerMessage,
     },
+    /// Have an engine end a job.
+    CancelJob {
+        /// Whose engine.
+        launcher: LauncherName,
+        /// Which.
+        job: JobId,
+    },
+    /// Have an engine let a job run for this long in all.
+    LimitJob {
+        /// Whose engine.
+        launcher: LauncherName,
+        /// Which.
+        job: JobId,
+        /// From its start.
+        time_limit: Millis,
+    },
 }
 
 /// What an agent needs to know to begin.
@@ -119,8 +167,13 @@ pub struct Launch {
     pub session: SessionId,
     /// What to run.
     pub recipe: Recipe,
-    /// On which GPU.
+    /// Where.
     pub placement: Placement,
+    /// On which type of GPU.
+    pub gpu_type: GpuType,
+    /// How long an engine lets its job run: longer than the agent will, so that it ends
+    /// what nobody else has ended.
+    pub time_limit: Millis,
     /// For how long.
     pub terms: Terms,
     /// Whether the app may be started. Not once an agent has been heard of: one that
@@ -133,10 +186,15 @@ pub struct Launch {
 pub enum LaunchOutcome {
     /// An agent was started; it will call.
     Started,
+    /// An engine was asked for a job, and has it.
+    Submitted(JobStatus),
     /// There is one already, and it lives.
     AlreadyRunning,
     /// None could be started; the sentence says why.
     Failed(String),
+    /// Whether there is one is not known: an engine does not answer. The sentence says
+    /// how.
+    Unclear(String),
 }
 
 /// What a session is made from.
@@ -177,6 +235,8 @@ struct Contact {
     hung_up: bool,
     /// An agent was started since the last word: it has its time to call.
     started_since: bool,
+    /// The last time that something came of a launch.
+    launched_at: Option<Monotonic>,
     /// Launches that were asked for and have had no outcome yet.
     launches: u32,
     /// When a launch, since the last sign of life, found no agent. Silence alone loses
@@ -200,6 +260,8 @@ pub struct ControlPlane {
     next_ticket: u64,
     // Not on record.
     shuts_down: bool,
+    /// Jobs that were there at the last look and are no open session's.
+    strays: BTreeSet<(LauncherName, JobId)>,
     contacts: BTreeMap<SessionId, Contact>,
     alarms: BTreeSet<(Monotonic, SessionId)>,
     pending: Pending,
@@ -212,7 +274,7 @@ impl ControlPlane {
     #[must_use]
     pub fn recover(settings: Settings, snapshot: Snapshot, now: Moment) -> Self {
         let mut plane = Self {
-            floor: Floor::new(&settings.inventory),
+            floor: Floor::new(&settings.inventory, &settings.offers),
             settings,
             sessions: BTreeMap::new(),
             machines: snapshot.machines.into_iter().map(|m| (m.id, m)).collect(),
@@ -226,6 +288,7 @@ impl ControlPlane {
             gpu_free_since: snapshot.gpu_free_since,
             next_ticket: 0,
             shuts_down: false,
+            strays: BTreeSet::new(),
             contacts: BTreeMap::new(),
             alarms: BTreeSet::new(),
             pending: Pending::default(),
@@ -307,6 +370,7 @@ impl ControlPlane {
             created_at: now.wall,
             granted_ms: Millis::from_minutes(timeout_minutes),
             state: State::Queued { ticket },
+            job: None,
             gpu_event: GpuEvent::new(new.gpu_event_id, rate),
         });
         self.serve_queues(now);
@@ -409,7 +473,7 @@ impl ControlPlane {
         }
         let free_since = session
             .placement()
-            .and_then(|placement| self.gpu_free_since.get(&placement.gpu))
+            .and_then(|placement| self.gpu_free_since.get(placement.gpu()?))
             .copied()
             .unwrap_or(session.created_at);
         let believed = AgentStatus {
@@ -463,8 +527,11 @@ impl ControlPlane {
 
     /// What came of a launch.
     pub fn launched(&mut self, id: SessionId, outcome: LaunchOutcome, now: Moment) {
-        self.launch_is_over(id);
+        self.launch_is_over(id, now);
         match outcome {
+            LaunchOutcome::Submitted(status) => self.submitted(id, &status, now),
+            LaunchOutcome::Failed(why) if self.is_in_job(id) => self.job_refused(id, why, now),
+            LaunchOutcome::Unclear(_) => {}
             LaunchOutcome::Started => {
                 if let Some(contact) = self.contacts.get_mut(&id) {
                     contact.may_have_begun = true;
@@ -603,7 +670,7 @@ impl ControlPlane {
     }
 
     fn check_gpu_type(&self, asked: &GpuType) -> Result<(), Refusal> {
-        let known = self.settings.inventory.types();
+        let known = self.settings.gpu_types();
         if known.contains(asked) {
             return Ok(());
         }
@@ -637,6 +704,7 @@ impl ControlPlane {
             });
         }
         self.put(session);
+        self.cancel_job_that_has_no_agent(id);
     }
 
     fn end(&mut self, id: SessionId, ending: Ending, now: Moment) {
@@ -648,22 +716,12 @@ impl ControlPlane {
     }
 
     fn serve_queues(&mut self, now: Moment) {
-        while let Some((id, gpu)) = self.floor.next_match()
+        while let Some((id, place)) = self.floor.next_match(&self.settings.inventory)
             && let Some(port) = self.settings.ports.peek()
             && let Some(mut session) = self.sessions.get(&id).cloned()
         {
-            let visible_device = self
-                .settings
-                .inventory
-                .get(&gpu)
-                .map(|gpu| gpu.visible_device.clone())
-                .unwrap_or_default();
             session.state = State::Starting {
-                placement: Placement {
-                    gpu,
-                    visible_device,
-                    port,
-                },
+                placement: Placement { place, port },
             };
             self.put(session);
             let alarm = now.monotonic.plus(self.settings.limits.relaunch_after);
@@ -683,6 +741,8 @@ impl ControlPlane {
             session: id,
             recipe: session.recipe.clone(),
             placement: placement.clone(),
+            gpu_type: session.gpu_type.clone(),
+            time_limit: self.job_time_limit(session),
             terms: self.terms(session),
             may_begin: session.gpu_event.start().is_none(),
         };
@@ -694,10 +754,16 @@ impl ControlPlane {
         }
     }
 
-    fn launch_is_over(&mut self, id: SessionId) {
+    fn launch_is_over(&mut self, id: SessionId, now: Moment) {
         if let Some(contact) = self.contacts.get_mut(&id) {
+            contact.launched_at = Some(now.monotonic);
             contact.launches = contact.launches.saturating_sub(1);
         }
+    }
+
+    fn is_in_job(&self, id: SessionId) -> bool {
+        let placement = self.sessions.get(&id).and_then(Session::placement);
+        placement.and_then(Placement::launcher).is_some()
     }
 
     fn expect_call(
@@ -712,6 +778,7 @@ impl ControlPlane {
             may_have_begun,
             hung_up: true,
             started_since: false,
+            launched_at: None,
             launches: 0,
             nobody_there: None,
             alarm,
@@ -735,6 +802,9 @@ impl ControlPlane {
     }
 
     fn look_after(&mut self, id: SessionId, now: Moment) {
+        if self.is_in_job(id) {
+            return self.look_after_job(id, now);
+        }
         let Some(contact) = self.contacts.get_mut(&id) else {
             return;
         };

@@ -149,15 +149,6 @@ impl Inventory {
     pub fn types(&self) -> BTreeSet<GpuType> {
         self.iter().map(|gpu| gpu.gpu_type.clone()).collect()
     }
-
-    /// The type of a request that names none: the first real GPU's, else `CPU`.
-    #[must_use]
-    pub fn default_type(&self) -> GpuType {
-        self.types()
-            .into_iter()
-            .find(|gpu_type| *gpu_type != GpuType::cpu())
-            .unwrap_or_else(GpuType::cpu)
-    }
 }
 
 /// `count` made-up GPUs of a type, whose devices are numbered from `next_device` on.

@@ -10,6 +10,7 @@
 pub mod control_plane;
 pub mod gpu;
 pub mod id;
+pub mod job;
 pub mod key;
 pub mod leadership;
 pub mod lease;

@@ -39,7 +39,7 @@ pub enum Span {
 pub struct GpuEvent {
     /// Its own id, known from the session's creation on.
     pub id: GpuEventId,
-    /// The GPU, once one was held.
+    /// The GPU, once one was held, if it is one of this host's.
     pub gpu: Option<GpuId>,
     /// What an hour of it costs this session; a later change of prices does not.
     pub rate: HourlyRate,
@@ -60,15 +60,21 @@ impl GpuEvent {
         }
     }
 
-    /// At `now` an agent proves to have held `gpu` for `held`. The event never
+    /// At `now` an agent proves to have held `gpu` (of this host, if any) for `held`. The event never
     /// starts before `not_before`, when the GPU's last event ended.
-    pub fn prove(&mut self, gpu: &GpuId, held: Millis, now: Timestamp, not_before: Timestamp) {
+    pub fn prove(
+        &mut self,
+        gpu: Option<&GpuId>,
+        held: Millis,
+        now: Timestamp,
+        not_before: Timestamp,
+    ) {
         // A message takes time to arrive, which makes the start look late: of
         // several estimates the earliest is the nearest.
         let estimate = now.minus(held).max(not_before);
         match self.span {
             Span::NotHeld => {
-                self.gpu = Some(gpu.clone());
+                self.gpu = gpu.cloned();
                 self.span = Span::Open {
                     start: estimate,
                     held,
@@ -203,7 +209,7 @@ mod tests {
                 held += step;
                 let seen = (acquired + i64::try_from(held + delay).unwrap()).max(last_seen);
                 last_seen = seen;
-                event.prove(&GpuId("A".into()), Millis(held), Timestamp(seen), Timestamp(0));
+                event.prove(Some(&GpuId("A".into())), Millis(held), Timestamp(seen), Timestamp(0));
             }
             event.close();
             prop_assert_eq!(event.held(), Millis(held));
@@ -216,15 +222,15 @@ mod tests {
     fn a_stepped_clock_changes_no_duration_and_makes_no_overlap() {
         let mut event = event();
         let freed = Timestamp(5_000);
-        event.prove(&GpuId("A".into()), Millis(0), Timestamp(10_000), freed);
+        event.prove(Some(&GpuId("A".into())), Millis(0), Timestamp(10_000), freed);
         event.prove(
-            &GpuId("A".into()),
+            Some(&GpuId("A".into())),
             Millis(1_000),
             Timestamp(11_000 - 86_400_000),
             freed,
         );
         event.prove(
-            &GpuId("A".into()),
+            Some(&GpuId("A".into())),
             Millis(2_000),
             Timestamp(12_000 + 86_400_000),
             freed,
@@ -245,9 +251,9 @@ mod tests {
         );
 
         let mut closed = event();
-        closed.prove(&GpuId("A".into()), Millis(10), Timestamp(10), Timestamp(0));
+        closed.prove(Some(&GpuId("A".into())), Millis(10), Timestamp(10), Timestamp(0));
         closed.close();
-        closed.prove(&GpuId("A".into()), Millis(99), Timestamp(99), Timestamp(0));
+        closed.prove(Some(&GpuId("A".into())), Millis(99), Timestamp(99), Timestamp(0));
         assert_eq!(closed.held(), Millis(10));
     }
 
@@ -255,8 +261,8 @@ mod tests {
     fn an_event_across_midnight_is_counted_once_over_both_days() {
         let mut held = event();
         let gpu = GpuId("A".into());
-        held.prove(&gpu, Millis(0), Timestamp(1_000), Timestamp(0));
-        held.prove(&gpu, Millis(3_000), Timestamp(4_000), Timestamp(0));
+        held.prove(Some(&gpu), Millis(0), Timestamp(1_000), Timestamp(0));
+        held.prove(Some(&gpu), Millis(3_000), Timestamp(4_000), Timestamp(0));
         let midnight = Some(Timestamp(2_500));
         let totals = |period| usage_by_type([(&GpuType::cpu(), &held)], period);
         let before = totals(Period {
@@ -282,7 +288,7 @@ mod tests {
     fn what_lies_outside_the_period_is_not_counted() {
         let mut held = event();
         held.prove(
-            &GpuId("A".into()),
+            Some(&GpuId("A".into())),
             Millis(1_000),
             Timestamp(2_000),
             Timestamp(0),

@@ -1,26 +1,34 @@
-//! Who waits for a GPU, and which are free.
+//! Who waits for a GPU, which are free, and where else a session can be put.
 //!
-//! First come, first served for each GPU type. Nothing here is stored: it follows
-//! from the sessions.
+//! First come, first served for each GPU type; of the places that there are for it the
+//! first in the order of preference. Nothing here is stored: it follows from the sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gpu::{Gpu, GpuId, GpuType, Inventory};
 use crate::id::SessionId;
+use crate::job::{Cluster, LauncherName, Offer};
+use crate::session::Place;
 
-/// The queues and the free GPUs.
+/// The queues, the free GPUs and the clusters.
 #[derive(Clone, Debug, Default)]
 pub struct Floor {
+    offers: Vec<Offer>,
+    jobs: BTreeMap<LauncherName, u32>,
     queues: BTreeMap<GpuType, BTreeMap<u64, SessionId>>,
     busy: BTreeMap<GpuId, SessionId>,
     free: BTreeMap<GpuType, BTreeSet<GpuId>>,
 }
 
 impl Floor {
-    /// An empty floor: all of `inventory` is free, nobody waits.
+    /// An empty floor: all of `inventory` is free, nobody waits. `offers` is the order of
+    /// preference.
     #[must_use]
-    pub fn new(inventory: &Inventory) -> Self {
-        let mut floor = Self::default();
+    pub fn new(inventory: &Inventory, offers: &[Offer]) -> Self {
+        let mut floor = Self {
+            offers: offers.to_vec(),
+            ..Self::default()
+        };
         for gpu in inventory.iter() {
             floor.release(gpu);
         }
@@ -70,13 +78,44 @@ impl Floor {
             .insert(gpu.id.clone());
     }
 
-    /// The next session to be served and the GPU that it gets.
+    /// A session is in a job of this launcher.
+    pub fn occupy_job(&mut self, launcher: &LauncherName) {
+        *self.jobs.entry(launcher.clone()).or_default() += 1;
+    }
+
+    /// A session is no longer in a job of this launcher.
+    pub fn vacate_job(&mut self, launcher: &LauncherName) {
+        if let Some(jobs) = self.jobs.get_mut(launcher) {
+            *jobs = jobs.saturating_sub(1);
+        }
+    }
+
+    /// The next session to be served and where it is put.
     #[must_use]
-    pub fn next_match(&self) -> Option<(SessionId, GpuId)> {
+    pub fn next_match(&self, inventory: &Inventory) -> Option<(SessionId, Place)> {
         self.queues.iter().find_map(|(gpu_type, queue)| {
             let session = queue.values().next()?;
-            let gpu = self.free.get(gpu_type)?.first()?;
-            Some((*session, gpu.clone()))
+            let place = self.offers.iter().find_map(|offer| match offer {
+                Offer::Host => self.free_gpu(gpu_type, inventory),
+                Offer::Cluster(cluster) => self.job_at(cluster, gpu_type),
+            })?;
+            Some((*session, place))
+        })
+    }
+
+    fn free_gpu(&self, gpu_type: &GpuType, inventory: &Inventory) -> Option<Place> {
+        let gpu = inventory.get(self.free.get(gpu_type)?.first()?)?;
+        Some(Place::Host {
+            gpu: gpu.id.clone(),
+            visible_device: gpu.visible_device.clone(),
+        })
+    }
+
+    fn job_at(&self, cluster: &Cluster, gpu_type: &GpuType) -> Option<Place> {
+        let jobs = self.jobs.get(&cluster.name).copied().unwrap_or(0);
+        let has_room = cluster.jobs_max.is_none_or(|most| jobs < most);
+        (has_room && cluster.gpu_types.contains(gpu_type)).then(|| Place::Job {
+            launcher: cluster.name.clone(),
         })
     }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::{GpuId, GpuType};
 use crate::id::{MachineId, MachineVersionId, SessionId};
+use crate::job::{Job, LauncherName};
 use crate::machine::Recipe;
 use crate::metering::GpuEvent;
 use crate::owner::{Owner, UserId};
@@ -74,12 +75,49 @@ impl Ending {
 /// Where a session was put.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// The GPU that is its own.
-    pub gpu: GpuId,
-    /// What `CUDA_VISIBLE_DEVICES` says in it.
-    pub visible_device: String,
+    /// Where its agent runs.
+    #[serde(flatten)]
+    pub place: Place,
     /// The port of its URL.
     pub port: u16,
+}
+
+/// Where a session's agent runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Place {
+    /// On this host.
+    Host {
+        /// The GPU that is its own.
+        gpu: GpuId,
+        /// What `CUDA_VISIBLE_DEVICES` says in it.
+        visible_device: String,
+    },
+    /// In a job, on a GPU that the job's engine chooses.
+    Job {
+        /// By which launcher.
+        launcher: LauncherName,
+    },
+}
+
+impl Placement {
+    /// The GPU of this host that it has.
+    #[must_use]
+    pub const fn gpu(&self) -> Option<&GpuId> {
+        match &self.place {
+            Place::Host { gpu, .. } => Some(gpu),
+            Place::Job { .. } => None,
+        }
+    }
+
+    /// The launcher of its job.
+    #[must_use]
+    pub const fn launcher(&self) -> Option<&LauncherName> {
+        match &self.place {
+            Place::Host { .. } => None,
+            Place::Job { launcher } => Some(launcher),
+        }
+    }
 }
 
 /// How far a session is.
@@ -151,6 +189,9 @@ pub struct Session {
     /// How far it is.
     #[serde(flatten)]
     pub state: State,
+    /// Its job, if it is in one and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Job>,
     /// What it held, and what that costs.
     pub gpu_event: GpuEvent,
 }
@@ -247,7 +288,7 @@ impl Session {
             return;
         };
         self.gpu_event.prove(
-            &placement.gpu,
+            placement.gpu(),
             status.held_ms,
             now,
             gpu_free_since.max(self.created_at),
@@ -355,11 +396,14 @@ mod tests {
             granted_ms: Millis(60_000),
             state: State::Starting {
                 placement: Placement {
-                    gpu: GpuId("CPU/0000".into()),
-                    visible_device: String::new(),
+                    place: Place::Host {
+                        gpu: GpuId("CPU/0000".into()),
+                        visible_device: String::new(),
+                    },
                     port: 20_000,
                 },
             },
+            job: None,
             gpu_event: GpuEvent::new(GpuEventId(Uuid::nil()), HourlyRate::default()),
         }
     }

@@ -88,6 +88,13 @@ impl Timestamp {
         Self(self.0.saturating_sub_unsigned(span.0))
     }
 
+    /// The full minute nearest to this moment.
+    #[must_use]
+    pub const fn to_the_minute(self) -> Self {
+        let minutes = self.0.saturating_add(30_000).div_euclid(60_000);
+        Self(minutes.saturating_mul(60_000))
+    }
+
     /// The time since `earlier`, or zero if that lies ahead.
     #[must_use]
     pub fn since(self, earlier: Self) -> Millis {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{CALL_BACK_WITHIN, Change, Command, ControlPlane};
-use crate::gpu::{GpuId, GpuType};
+use crate::gpu::GpuType;
 use crate::id::{KeyId, MachineId, SessionId, ShareId};
 use crate::key::Key;
 use crate::machine::{Machine, MachineVersion};
 use crate::owner::Owner;
-use crate::session::{Session, State};
+use crate::session::{Place, Placement, Session, State};
 use crate::share::Share;
 use crate::time::{Moment, Timestamp};
 
@@ -96,7 +96,7 @@ impl ControlPlane {
         let pending = std::mem::take(&mut self.pending);
         for command in &pending.commands {
             if let Command::Launch(launch) = command {
-                self.launch_is_over(launch.session);
+                self.launch_is_over(launch.session, now);
             }
         }
         // What one session gave up another may have taken: lift all, then set down.
@@ -221,10 +221,15 @@ impl ControlPlane {
     }
 
     fn lift(&mut self, id: SessionId, footprint: Footprint) {
-        match footprint.place {
-            Place::Waits { ticket } => self.floor.leave(&footprint.gpu_type, ticket),
-            Place::Has { gpu, port } => {
-                self.floor.vacate(&gpu, self.settings.inventory.get(&gpu));
+        match footprint.standing {
+            Standing::Waits { ticket } => self.floor.leave(&footprint.gpu_type, ticket),
+            Standing::Has(Placement { place, port }) => {
+                match place {
+                    Place::Host { gpu, .. } => {
+                        self.floor.vacate(&gpu, self.settings.inventory.get(&gpu));
+                    }
+                    Place::Job { launcher } => self.floor.vacate_job(&launcher),
+                }
                 self.settings.ports.give_back(port);
             }
         }
@@ -237,13 +242,16 @@ impl ControlPlane {
     }
 
     fn set_down(&mut self, id: SessionId, footprint: Footprint) {
-        match footprint.place {
-            Place::Waits { ticket } => {
+        match footprint.standing {
+            Standing::Waits { ticket } => {
                 self.floor.join(&footprint.gpu_type, ticket, id);
                 self.next_ticket = self.next_ticket.max(ticket + 1);
             }
-            Place::Has { gpu, port } => {
-                self.floor.occupy(&gpu, &footprint.gpu_type, id);
+            Standing::Has(Placement { place, port }) => {
+                match place {
+                    Place::Host { gpu, .. } => self.floor.occupy(&gpu, &footprint.gpu_type, id),
+                    Place::Job { launcher } => self.floor.occupy_job(&launcher),
+                }
                 self.settings.ports.take(port);
             }
         }
@@ -260,32 +268,29 @@ struct Footprint {
     owner: Owner,
     machine_id: Option<MachineId>,
     gpu_type: GpuType,
-    place: Place,
+    standing: Standing,
 }
 
 #[derive(PartialEq, Eq)]
-enum Place {
+enum Standing {
     Waits { ticket: u64 },
-    Has { gpu: GpuId, port: u16 },
+    Has(Placement),
 }
 
 impl Footprint {
     fn of(session: &Session) -> Option<Self> {
-        let place = match &session.state {
-            State::Queued { ticket } => Place::Waits { ticket: *ticket },
+        let standing = match &session.state {
+            State::Queued { ticket } => Standing::Waits { ticket: *ticket },
             State::Starting { placement }
             | State::Running { placement, .. }
-            | State::Stopping { placement, .. } => Place::Has {
-                gpu: placement.gpu.clone(),
-                port: placement.port,
-            },
+            | State::Stopping { placement, .. } => Standing::Has(placement.clone()),
             State::Ended { .. } => return None,
         };
         Some(Self {
             owner: session.owner.clone(),
             machine_id: session.machine_id,
             gpu_type: session.gpu_type.clone(),
-            place,
+            standing,
         })
     }
 }

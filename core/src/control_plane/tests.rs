@@ -35,6 +35,7 @@ fn settings(gpus: u32) -> Settings {
             HourlyRate(MicroDollars(3_600_000)),
         )])),
         inventory: Inventory::declared([(&a10g, gpus)]),
+        offers: vec![Offer::Host],
         ports: PortPool::new(20_000..=20_009, 20_000),
     }
 }
@@ -188,14 +189,14 @@ fn moment(ms: u64) -> Moment {
 fn launched(commands: &[Command]) -> Vec<SessionId> {
     let of = |command: &Command| match command {
         Command::Launch(launch) => Some(launch.session),
-        Command::Tell { .. } => None,
+        Command::Tell { .. } | Command::CancelJob { .. } | Command::LimitJob { .. } => None,
     };
     commands.iter().filter_map(of).collect()
 }
 
 fn told(commands: &[Command]) -> Vec<ServerMessage> {
     let of = |command: &Command| match command {
-        Command::Launch(_) => None,
+        Command::Launch(_) | Command::CancelJob { .. } | Command::LimitJob { .. } => None,
         Command::Tell { message, .. } => Some(message.clone()),
     };
     commands.iter().filter_map(of).collect()

@@ -175,12 +175,8 @@ pub fn the_bill_adds_up(world: &World) -> Checked {
 
 fn one_gpu_is_given_to_one_session(open: &[&Session]) -> Checked {
     let mut given = BTreeSet::new();
-    for placement in open.iter().filter_map(|session| session.placement()) {
-        ensure!(
-            given.insert(&placement.gpu),
-            "{} is given to two sessions",
-            placement.gpu
-        );
+    for gpu in open.iter().filter_map(|session| session.placement()?.gpu()) {
+        ensure!(given.insert(gpu), "{gpu} is given to two sessions");
     }
     Ok(())
 }
@@ -191,7 +187,7 @@ fn nothing_waits_while_its_gpu_is_free(world: &World, open: &[&Session]) -> Chec
     }
     let given: BTreeSet<&GpuId> = open
         .iter()
-        .filter_map(|session| Some(&session.placement()?.gpu))
+        .filter_map(|session| session.placement()?.gpu())
         .collect();
     for session in open
         .iter()

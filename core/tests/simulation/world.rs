@@ -11,6 +11,7 @@ use dwell_core::control_plane::{
     NewShare, Settings, Snapshot, Source,
 };
 use dwell_core::gpu::{GpuId, GpuType, Inventory};
+use dwell_core::job::Offer;
 use dwell_core::id::{GpuEventId, KeyId, MachineId, MachineVersionId, SessionId, ShareId};
 use dwell_core::key::{Key, KeyHash};
 use dwell_core::lease::Exit;
@@ -537,7 +538,7 @@ fn name(state: &State) -> &'static str {
 
 fn described(session: &Session) -> String {
     match &session.state {
-        State::Starting { placement } => format!("starting on {}", placement.gpu),
+        State::Starting { placement } => format!("starting on {:?}", placement.place),
         State::Ended { ending, .. } => format!(
             "ended: {:?} {}",
             ending.reason,

@@ -7,7 +7,9 @@ impl World {
         let broken = !self.calm && (self.launcher_broken_until > self.now || self.chance(1, 25));
         let clock_base = self.random.u64(0..1_000_000);
         let nature = self.nature();
-        let gpu = &launch.placement.gpu;
+        let Some(gpu) = launch.placement.gpu() else {
+            return;
+        };
         let host_is_away = self.away.contains(gpu);
         let site = self
             .sites

@@ -10,6 +10,7 @@ impl World {
             limits: LIMITS,
             prices: Prices([(a10g, HourlyRate(MicroDollars(1_100_000)))].into()),
             inventory: self.inventory.clone(),
+            offers: vec![Offer::Host],
             ports: PortPool::new(PORTS, self.random.u16(PORTS)),
         };
         let snapshot = Snapshot {
@@ -269,6 +270,7 @@ impl World {
                     self.at(delay, Event::ToAgent(session, message.clone()));
                 }
             }
+            Command::CancelJob { .. } | Command::LimitJob { .. } => {}
         }
     }
 }

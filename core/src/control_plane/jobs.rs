@@ -1,0 +1,322 @@
+//! Sessions in jobs: what follows from what a cluster's engine says, and from its silence.
+//!
+//! An engine is asked for all jobs of ours at once. A job that waits or runs is left alone:
+//! the agent in it keeps its lease by itself. One that is over has no agent any more, unless
+//! that still speaks (Slurm gives up a node that it does not hear of, and what runs there
+//! runs on): then its lease ends it. A job that is no open session's is cancelled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Command, ControlPlane};
+use crate::id::SessionId;
+use crate::job::{Job, JobState, JobStatus, Jobs, LauncherName};
+use crate::session::{EndReason, Ending, Placement, Session, State};
+use crate::time::{Millis, Moment, Monotonic};
+
+/// An agent whose line broke, and whose job is over, has called again within this or never.
+const CALLS_AGAIN_WITHIN: Millis = Millis(5_000);
+
+/// What a job's time limit leaves its agent beyond all that the session is granted.
+const SPARE: Millis = Millis::from_minutes(1);
+
+impl ControlPlane {
+    /// These are all jobs that an engine has of ours. It was asked at `asked_at`; of what
+    /// was launched since it need not know yet.
+    pub fn jobs_are(
+        &mut self,
+        launcher: &LauncherName,
+        jobs: &Jobs,
+        asked_at: Monotonic,
+        now: Moment,
+    ) {
+        let mut found: BTreeMap<SessionId, Vec<&JobStatus>> = BTreeMap::new();
+        for (session, status) in &jobs.0 {
+            found.entry(*session).or_default().push(status);
+        }
+        let ours: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|session| launcher_of(session) == Some(launcher))
+            .map(|session| session.id)
+            .collect();
+        for id in ours {
+            let statuses = found.get_mut(&id);
+            let its_own = statuses.and_then(|statuses| self.take_its_own(id, statuses));
+            self.job_is(id, its_own, asked_at, now);
+        }
+        self.cancel_strays(launcher, found.into_values().flatten());
+        self.serve_queues(now);
+    }
+
+    /// Of several jobs with a session's name the one that is its: the others are strays.
+    fn take_its_own<'a>(
+        &self,
+        id: SessionId,
+        statuses: &mut Vec<&'a JobStatus>,
+    ) -> Option<&'a JobStatus> {
+        let known = self.sessions.get(&id)?.job.as_ref().map(|job| &job.id);
+        let rank = |status: &JobStatus| {
+            let is_over = status.state == JobState::Ended;
+            (is_over, Some(&status.id) != known)
+        };
+        let best = (0..statuses.len()).min_by_key(|at| statuses.get(*at).map(|it| rank(it)))?;
+        Some(statuses.remove(best))
+    }
+
+    /// At the second look: the end of its session may be on its way to a job.
+    fn cancel_strays<'a>(
+        &mut self,
+        launcher: &LauncherName,
+        jobs: impl Iterator<Item = &'a JobStatus>,
+    ) {
+        let strays: BTreeSet<_> = jobs
+            .filter(|status| status.state != JobState::Ended)
+            .map(|status| (launcher.clone(), status.id.clone()))
+            .collect();
+        for (launcher, job) in strays.intersection(&self.strays) {
+            self.pending.commands.push(Command::CancelJob {
+                launcher: launcher.clone(),
+                job: job.clone(),
+            });
+        }
+        self.strays.retain(|(of, _)| of != launcher);
+        self.strays.extend(strays);
+    }
+
+    fn job_is(
+        &mut self,
+        id: SessionId,
+        status: Option<&JobStatus>,
+        asked_at: Monotonic,
+        now: Moment,
+    ) {
+        let (Some(session), Some(contact)) = (self.sessions.get(&id), self.contacts.get(&id))
+        else {
+            return;
+        };
+        let may_be_news = contact.launches > 0
+            || contact
+                .launched_at
+                .is_some_and(|launched_at| asked_at <= launched_at);
+        let (launcher, is_stopping) = (
+            launcher_of(session).cloned(),
+            matches!(session.state, State::Stopping { .. }),
+        );
+        let name = launcher.map_or_else(String::new, |launcher| launcher.0);
+        match (status, &session.job) {
+            (Some(status), _) if status.state == JobState::Ended => {
+                self.note(id, status, now);
+                self.job_is_over(id, format!("{name} ended its job: {}", status.words), now);
+            }
+            (Some(status), _) => self.job_lives(id, status, now),
+            (None, _) if may_be_news => {}
+            (None, Some(job)) => {
+                let sentence = format!("{name} does not know its job {} any more", job.id);
+                self.job_is_over(id, sentence, now);
+            }
+            // What came of the last launch is not known; now it is.
+            (None, None) if !is_stopping && session.gpu_event.start().is_none() => self.launch(id),
+            (None, None) => self.job_is_over(id, format!("{name} has no job of it"), now),
+        }
+    }
+
+    /// A job was asked for, and its engine has it.
+    pub(super) fn submitted(&mut self, id: SessionId, status: &JobStatus, now: Moment) {
+        if let Some(contact) = self.contacts.get_mut(&id) {
+            contact.may_have_begun = true;
+            contact.last_heard = now.monotonic;
+        }
+        self.note(id, status, now);
+        self.cancel_job_that_has_no_agent(id);
+    }
+
+    /// No job could be had, and there is none.
+    pub(super) fn job_refused(&mut self, id: SessionId, why: String, now: Moment) {
+        let is_new = self
+            .sessions
+            .get(&id)
+            .is_some_and(|session| session.job.is_none() && has_no_agent(session));
+        if is_new {
+            self.job_is_over(id, why, now);
+        }
+    }
+
+    fn job_lives(&mut self, id: SessionId, status: &JobStatus, now: Moment) {
+        let before = self.sessions.get(&id).and_then(|it| it.job.as_ref());
+        let came_to_run = before.is_none_or(|job| job.state == JobState::Pending);
+        self.note(id, status, now);
+        let (Some(session), Some(contact)) = (self.sessions.get(&id), self.contacts.get_mut(&id))
+        else {
+            return;
+        };
+        let is_awaited = has_no_agent(session);
+        if is_awaited && (status.state == JobState::Pending || came_to_run) {
+            contact.last_heard = now.monotonic;
+        }
+        let lost_after = self.settings.limits.lost_after;
+        let is_silent = now.monotonic.since(contact.last_heard) >= lost_after;
+        let is_stopping = matches!(session.state, State::Stopping { .. });
+        if is_stopping && (is_awaited || is_silent) {
+            self.cancel_job(id);
+        } else if is_awaited && is_silent {
+            let sentence = format!(
+                "Its job runs, but its agent did not call within {lost_after}; can the nodes \
+                 reach the server?"
+            );
+            let session = session.clone();
+            self.stop(session, Ending::failed(sentence), now);
+        } else if !is_stopping {
+            self.move_time_limit(id, status);
+        }
+    }
+
+    /// An engine ends what nobody else has ended: not before its agent would have.
+    fn move_time_limit(&mut self, id: SessionId, status: &JobStatus) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let time_limit = self.job_time_limit(session);
+        let Some(cluster) = launcher_of(session).and_then(|name| self.settings.cluster(name))
+        else {
+            return;
+        };
+        if cluster.moves_time_limits && status.time_limit.is_some_and(|it| it < time_limit) {
+            self.pending.commands.push(Command::LimitJob {
+                launcher: cluster.name.clone(),
+                job: status.id.clone(),
+                time_limit,
+            });
+        }
+    }
+
+    /// How long a session's job may run at most, from its start.
+    pub(super) fn job_time_limit(&self, session: &Session) -> Millis {
+        let limits = &self.settings.limits;
+        let moves = launcher_of(session)
+            .and_then(|name| self.settings.cluster(name))
+            .is_none_or(|cluster| cluster.moves_time_limits);
+        let granted = if moves {
+            session.granted_ms
+        } else {
+            Millis::from_minutes(limits.timeout_max_minutes).max(session.granted_ms)
+        };
+        limits
+            .start_limit
+            .plus(granted)
+            .plus(limits.grace.max(limits.timeout_grace))
+            .plus(SPARE)
+    }
+
+    /// No agent of it can be left, but on a node that its engine has given up.
+    fn job_is_over(&mut self, id: SessionId, why: String, now: Moment) {
+        let (Some(session), Some(contact)) = (self.sessions.get(&id), self.contacts.get(&id))
+        else {
+            return;
+        };
+        let silence = now.monotonic.since(contact.last_heard);
+        let is_gone = has_no_agent(session)
+            || silence >= self.settings.limits.relaunch_after
+            || (contact.hung_up && silence >= CALLS_AGAIN_WITHIN);
+        if !is_gone {
+            return;
+        }
+        let ending = match &session.state {
+            State::Stopping { ending, .. } => ending.clone(),
+            State::Queued { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Ended { .. } => Ending {
+                reason: if has_no_agent(session) {
+                    EndReason::Failed
+                } else {
+                    EndReason::Lost
+                },
+                error: Some(why),
+            },
+        };
+        self.end(id, ending, now);
+    }
+
+    /// Put down what an engine says of a session's job.
+    fn note(&mut self, id: SessionId, status: &JobStatus, now: Moment) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let job = Job::after(session.job.as_ref(), status, now.wall);
+        if session.job.as_ref() != Some(&job) {
+            let mut session = session.clone();
+            session.job = Some(job);
+            self.put(session);
+        }
+    }
+
+    /// A session that is to end, and whose agent was never heard of, ends with its job.
+    pub(super) fn cancel_job_that_has_no_agent(&mut self, id: SessionId) {
+        let is_owed = self.sessions.get(&id).is_some_and(|session| {
+            matches!(session.state, State::Stopping { .. }) && has_no_agent(session)
+        });
+        if is_owed {
+            self.cancel_job(id);
+        }
+    }
+
+    fn cancel_job(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        if let (Some(launcher), Some(job)) = (launcher_of(session), &session.job)
+            && job.state != JobState::Ended
+        {
+            self.pending.commands.push(Command::CancelJob {
+                launcher: launcher.clone(),
+                job: job.id.clone(),
+            });
+        }
+    }
+
+    /// What its engine's silence cannot keep from being decided.
+    pub(super) fn look_after_job(&mut self, id: SessionId, now: Moment) {
+        let (Some(session), Some(contact)) = (self.sessions.get(&id), self.contacts.get(&id))
+        else {
+            return;
+        };
+        let limits = &self.settings.limits;
+        let silence = now.monotonic.since(contact.last_heard);
+        let is_to_begin =
+            matches!(session.state, State::Starting { .. }) && has_no_agent(session);
+        let never_launched = contact.launches == 0
+            && contact
+                .launched_at
+                .is_none_or(|at| now.monotonic.since(at) >= limits.relaunch_after);
+        let (relaunch_after, lost_after) = (limits.relaunch_after, limits.lost_after);
+        if is_to_begin && session.job.is_none() && never_launched {
+            self.launch(id);
+        } else if silence >= lost_after && self.lease_is_over(session, silence, now) {
+            return self.give_up(id, silence, now);
+        }
+        self.set_alarm(id, now.monotonic.plus(relaunch_after));
+    }
+
+    /// Whether an agent that was silent for so long has ended its session by now.
+    fn lease_is_over(&self, session: &Session, silence: Millis, now: Moment) -> bool {
+        let limits = &self.settings.limits;
+        let grace = limits.grace.max(limits.timeout_grace).plus(SPARE);
+        match &session.state {
+            State::Starting { .. } => {
+                !has_no_agent(session) && silence >= limits.start_limit.plus(grace)
+            }
+            State::Running { timeout_end, .. } => now.wall >= timeout_end.plus(grace),
+            State::Stopping { .. } => !has_no_agent(session) && silence >= grace,
+            State::Queued { .. } | State::Ended { .. } => false,
+        }
+    }
+}
+
+/// Was no agent of it ever heard of?
+fn has_no_agent(session: &Session) -> bool {
+    session.gpu_event.start().is_none()
+}
+
+fn launcher_of(session: &Session) -> Option<&LauncherName> {
+    session.placement().and_then(Placement::launcher)
+}
