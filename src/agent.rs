@@ -15,9 +15,11 @@ mod dial;
 mod environment;
 mod init;
 mod inside;
+pub mod job;
 pub mod journal;
 mod keeper;
 mod log;
+mod log_copy;
 mod memory;
 mod port;
 mod probe;
@@ -42,25 +44,38 @@ use journal::{Entry, Journal, Lock, Past};
 use spec::AgentSpec;
 use supervisor::Supervisor;
 
-/// `dwell agent DIR`, `dwell agent init`, or `dwell agent keep`. No argument parser: this path is short
+/// `dwell agent DIR`, `dwell agent job`, `dwell agent init`, or `dwell agent keep`. No argument parser: this path is short
 /// because a session's start is as long as it is.
 #[must_use]
 pub fn main(args: &[String]) -> ExitCode {
     match args {
         [mode] if mode == "init" => init::main(),
         [mode, container] if mode == "keep" => keeper::main(container),
-        [dir] => match run(&SessionDir(PathBuf::from(dir))) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{} dwell agent: {error}", clock::rfc3339(clock::wall()));
-                ExitCode::FAILURE
-            }
-        },
+        [mode] if mode == "job" => report(run_in_job()),
+        [dir] => report(run(&SessionDir(PathBuf::from(dir)))),
         _ => {
             eprintln!("dwell agent DIR: runs the session in DIR; the server starts it");
             ExitCode::from(2)
         }
     }
+}
+
+fn report(ran: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} dwell agent: {error}", clock::rfc3339(clock::wall()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_in_job() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = job::unpack()?;
+    run(&dir)?;
+    // All that anybody wants of it is at the server.
+    std::fs::remove_dir_all(dir.path())?;
+    Ok(())
 }
 
 fn run(dir: &SessionDir) -> Result<(), Box<dyn std::error::Error>> {

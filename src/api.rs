@@ -25,6 +25,7 @@ mod tests;
 mod traffic;
 mod waiting;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use dwell_core::gpu::Inventory;
+use dwell_core::gpu::GpuType;
 use dwell_core::limits::Limits;
 use dwell_core::machine::Access;
 use dwell_core::pricing::Prices;
@@ -77,8 +78,10 @@ pub struct Api {
     pub default_access: Access,
     /// What the server allows.
     pub limits: Limits,
-    /// What the server has.
-    pub inventory: Inventory,
+    /// The types of GPU that there are.
+    pub gpu_types: BTreeSet<GpuType>,
+    /// The type of a request that names none.
+    pub default_gpu_type: GpuType,
     /// What the server charges.
     pub prices: Prices,
     /// What runs containers, if anything does.

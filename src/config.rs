@@ -3,6 +3,7 @@
 
 mod acme;
 mod file;
+mod launchers;
 mod reader;
 
 use std::fmt;
@@ -26,6 +27,8 @@ use crate::store::StoreAt;
 pub use acme::AcmeSays;
 use acme::check_names;
 use file::FileSays;
+pub use launchers::ClusterConfig;
+use launchers::PlaceSays;
 use reader::Source;
 
 /// Where a server listens when nobody says otherwise.
@@ -60,7 +63,9 @@ pub struct Config {
     pub access: Access,
     /// What it allows and how long it waits.
     pub limits: Limits,
-    /// How agents are started.
+    /// Where sessions are put, in the order of preference.
+    pub places: Vec<PlaceConfig>,
+    /// How agents are started on this host.
     pub launcher: Manner,
     /// What each app may use.
     pub app_limits: AppLimits,
@@ -69,6 +74,15 @@ pub struct Config {
     pub declared_gpus: Vec<(GpuType, u32)>,
     /// What GPU time costs.
     pub prices: Prices,
+}
+
+/// Where sessions are put.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PlaceConfig {
+    /// On this host.
+    Host,
+    /// In jobs of a cluster.
+    Cluster(Box<ClusterConfig>),
 }
 
 /// What flags and `DWELL_…` say. See [`Config`] for what each means.
@@ -204,6 +218,18 @@ impl Config {
             Some(acme) if tls.is_none() => acme.names.first().cloned().unwrap_or_default(),
             Some(_) | None => host_of(listen.ip()),
         });
+        let advertise_url = flags.advertise_url.or(file.advertise_url);
+        let places = file.launchers.places.into_iter().map(|place| match place {
+            PlaceSays::Host => Ok(PlaceConfig::Host),
+            PlaceSays::Cluster(cluster) => {
+                let cluster = cluster.resolve(advertise_url.as_deref())?;
+                Ok(PlaceConfig::Cluster(Box::new(cluster)))
+            }
+        });
+        let mut places = places.collect::<Result<Vec<_>, _>>()?;
+        if places.is_empty() {
+            places.push(PlaceConfig::Host);
+        }
         // A name under the domain cannot be guessed; a port can.
         let access = if listen.ip().is_loopback() || domain.is_some() {
             Access::Link
@@ -216,13 +242,14 @@ impl Config {
             store: store.or(file.store).unwrap_or(StoreAt::DataDir),
             session_ports,
             session_host,
-            advertise_url: flags.advertise_url.or(file.advertise_url),
+            advertise_url,
             domain,
             tls,
             acme,
             access: flags.access.or(file.access).unwrap_or(access),
             limits: file.limits,
-            launcher: file.launcher,
+            places,
+            launcher: file.launchers.host,
             app_limits: file.app_limits,
             declared_gpus: file.gpus,
             prices: file.prices,

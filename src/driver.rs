@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use dwell_core::control_plane::{ControlPlane, LaunchOutcome};
 use dwell_core::id::SessionId;
+use dwell_core::job::{Jobs, LauncherName};
 use dwell_core::protocol::AgentStatus;
 use dwell_core::refusal::Refusal;
 use dwell_core::session::Session;
-use dwell_core::time::{Millis, Moment};
+use dwell_core::time::{Millis, Moment, Monotonic};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -72,6 +73,7 @@ enum Input {
     Launched(SessionId, LaunchOutcome),
     PortUnusable(SessionId, u16),
     ShareVisited(ShareVisit),
+    Jobs(LauncherName, Jobs, Monotonic),
 }
 
 /// A handle to the driver.
@@ -205,6 +207,11 @@ impl Driver {
     /// Somebody came by a share link.
     pub async fn share_visited(&self, visit: ShareVisit) {
         let _ = self.inbox.send(Input::ShareVisited(visit)).await;
+    }
+
+    /// These are all jobs that a cluster's engine has of ours; it was asked at `asked_at`.
+    pub async fn jobs_are(&self, launcher: LauncherName, jobs: Jobs, asked_at: Monotonic) {
+        let _ = self.inbox.send(Input::Jobs(launcher, jobs, asked_at)).await;
     }
 
     /// An agent's connection broke.
@@ -384,7 +391,7 @@ impl Loop {
         use dwell_core::control_plane::Command;
         match command {
             Command::Launch(launch) => {
-                let (launcher, inbox) = (self.effects.launcher(), self.inbox.clone());
+                let (launchers, inbox) = (self.effects.launchers().clone(), self.inbox.clone());
                 let tenure = tenure.clone();
                 tokio::spawn(async move {
                     let session = launch.session;
@@ -392,13 +399,27 @@ impl Loop {
                     if !tenure.goes_on() {
                         return;
                     }
-                    let outcome = launcher.launch(*launch).await;
+                    let outcome = launchers.launch(*launch).await;
                     if let Some(inbox) = inbox.upgrade() {
                         let _ = inbox.send(Input::Launched(session, outcome)).await;
                     }
                 });
             }
             Command::Tell { session, message } => self.effects.tell(session, message),
+            Command::CancelJob { launcher, job } => {
+                if let Some(cluster) = self.effects.launchers().cluster(&launcher) {
+                    tokio::spawn(async move { cluster.cancel(job).await });
+                }
+            }
+            Command::LimitJob {
+                launcher,
+                job,
+                time_limit,
+            } => {
+                if let Some(cluster) = self.effects.launchers().cluster(&launcher) {
+                    tokio::spawn(async move { cluster.limit(job, time_limit).await });
+                }
+            }
         }
     }
 
@@ -433,10 +454,21 @@ fn decide(plane: &mut ControlPlane, input: Input, now: Moment) -> Option<Answer>
         Input::Heard(session, status) => plane.heard(session, &status, now),
         Input::HungUp(session) => plane.hung_up(session, now),
         Input::Launched(session, outcome) => {
-            if let LaunchOutcome::Failed(why) = &outcome {
-                tracing::warn!(%session, "no agent could be started: {why}");
+            match &outcome {
+                LaunchOutcome::Failed(why) => {
+                    tracing::warn!(%session, "no agent could be started: {why}");
+                }
+                LaunchOutcome::Unclear(why) => {
+                    tracing::warn!(%session, "it is not known whether an agent was started: {why}");
+                }
+                LaunchOutcome::Started
+                | LaunchOutcome::Submitted(_)
+                | LaunchOutcome::AlreadyRunning => {}
             }
             plane.launched(session, outcome, now);
+        }
+        Input::Jobs(launcher, jobs, asked_at) => {
+            plane.jobs_are(&launcher, &jobs, asked_at, now);
         }
         Input::ShareVisited((session, share, visit)) => {
             plane.share_visited(session, share, visit);

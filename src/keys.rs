@@ -138,6 +138,15 @@ impl AgentSecrets {
         unhex(presented).is_some_and(|bytes| self.mac(session).verify_slice(&bytes).is_ok())
     }
 
+    /// By which the jobs of this installation are known among others': eight letters and
+    /// digits.
+    #[must_use]
+    pub fn installation(&self) -> String {
+        let mut mac = keyed(&self.server_secret);
+        mac.update(b"installation");
+        hex(&mac.finalize().into_bytes()).chars().take(8).collect()
+    }
+
     fn mac(&self, session: SessionId) -> Hmac<Sha256> {
         let mut mac = keyed(&self.server_secret);
         mac.update(session.0.as_bytes());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use dwell_core::control_plane::{ControlPlane, Settings};
 use dwell_core::id::KeyId;
+use dwell_core::job::{self, Offer};
 use dwell_core::key::Key;
 use dwell_core::owner::{Principal, UserId};
 use dwell_core::ports::PortPool;
@@ -21,7 +22,7 @@ use crate::acme::Renewal;
 use crate::admission::{Admission, Redemption};
 use crate::api::{self, Api};
 use crate::clock;
-use crate::config::{Config, TlsFiles};
+use crate::config::{Config, PlaceConfig, TlsFiles};
 use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
 use crate::failpoint::{self, Point};
@@ -29,6 +30,8 @@ use crate::gate::Gate;
 use crate::gateway::{self, Desk, Gateway, Issued, Open, TimeLimits, Tls, TlsError};
 use crate::gpus;
 use crate::keys::{self, AgentSecrets, SlugSecret};
+use crate::launcher::Launchers;
+use crate::launcher::cluster::ClusterLauncher;
 use crate::launcher::local::Local;
 use crate::member::Membership;
 use crate::peers::Peers;
@@ -142,7 +145,8 @@ impl Server {
         let settings = Settings {
             limits: config.limits.clone(),
             prices: config.prices.clone(),
-            inventory: inventory.clone(),
+            inventory,
+            offers: config.places.iter().map(offer).collect(),
             ports: PortPool::new(config.session_ports.clone(), first_port(&config)),
         };
         // One that follows has the keys of the one that leads.
@@ -189,8 +193,11 @@ impl Server {
             url: url.clone(),
             pid: std::process::id(),
         })?;
+        let clusters = clusters(&config, &secrets)?;
+        let launchers = Launchers::new(Arc::new(launcher), clusters.clone());
+        let (gpu_types, default_gpu_type) = (settings.gpu_types(), settings.default_gpu_type());
         let effects = Effects::new(
-            Arc::new(launcher),
+            launchers.clone(),
             gateway.clone(),
             switchboard.clone(),
             admission.clone(),
@@ -209,6 +216,8 @@ impl Server {
             gateway: gateway.clone(),
             servers: servers.subscribe(),
             peers: Peers::default(),
+            sessions: sessions.clone(),
+            log_bytes_max: config.app_limits.log_mib.saturating_mul(1 << 20),
             silence_max: Duration::from(config.limits.lost_after),
         };
         let retention = config.limits.retention;
@@ -223,7 +232,8 @@ impl Server {
             urls: urls.clone(),
             default_access: config.access,
             limits: config.limits,
-            inventory,
+            gpu_types,
+            default_gpu_type,
             prices: config.prices,
             engine: config.launcher.engine.clone(),
         };
@@ -233,6 +243,9 @@ impl Server {
             config.launcher.engine,
             retention,
         ));
+        for cluster in clusters {
+            background.spawn(cluster.keep_looking(driver.clone()));
+        }
         let recorder = driver.clone();
         background.spawn(async move {
             while let Some(visit) = visits.recv().await {
@@ -560,6 +573,45 @@ fn key_of(secret: &str, principal: Principal, name: &str) -> Key {
     }
 }
 
+/// What the core is to know of a place.
+fn offer(place: &PlaceConfig) -> Offer {
+    match place {
+        PlaceConfig::Host => Offer::Host,
+        PlaceConfig::Cluster(cluster) => Offer::Cluster(job::Cluster {
+            name: cluster.settings.name.clone(),
+            gpu_types: cluster.settings.gpus.keys().cloned().collect(),
+            jobs_max: cluster.settings.jobs_max,
+            moves_time_limits: cluster.engine.moves_time_limits(),
+        }),
+    }
+}
+
+/// The launchers of all clusters that the configuration names.
+fn clusters(
+    config: &Config,
+    secrets: &AgentSecrets,
+) -> Result<Vec<Arc<ClusterLauncher>>, StartError> {
+    let of_place = |place: &PlaceConfig| match place {
+        PlaceConfig::Host => None,
+        PlaceConfig::Cluster(cluster) => Some(cluster.clone()),
+    };
+    let clusters = config.places.iter().filter_map(of_place).map(|cluster| {
+        let name = cluster.settings.name.clone();
+        let engine = cluster
+            .engine
+            .connect(&cluster.settings, &secrets.installation())
+            .map_err(|why| StartError(format!("launcher {name}: {why}")))?;
+        Ok(Arc::new(ClusterLauncher::new(
+            cluster.settings,
+            engine,
+            secrets.clone(),
+            config.limits.heartbeat,
+            config.app_limits,
+        )))
+    });
+    clusters.collect()
+}
+
 /// A key made at the machine itself while no server runs. Returns its secret.
 ///
 /// # Errors
@@ -578,6 +630,7 @@ pub async fn create_key_offline(
         limits: dwell_core::limits::Limits::default(),
         prices: dwell_core::pricing::Prices::default(),
         inventory: dwell_core::gpu::Inventory::default(),
+        offers: Vec::new(),
         ports: PortPool::new(0..=0, 0),
     };
     let mut plane = ControlPlane::recover(settings, snapshot, clock::now());

@@ -4,6 +4,7 @@
 //! drops the oldest segment when there would be too much; the server reads
 //! ([`Follower`]), while the session runs and after.
 
+pub mod copying;
 mod follower;
 mod writer;
 

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use dwell_core::id::SessionId;
 use dwell_core::protocol::{
-    AgentStatus, CHANNEL_PROTOCOL, MESSAGE_BYTES_MAX, PROTOCOL, ServerMessage,
+    AgentStatus, CHANNEL_PROTOCOL, LOG_PROTOCOL, MESSAGE_BYTES_MAX, PROTOCOL, ServerMessage,
 };
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -26,11 +26,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::api::unavailable;
+use crate::data_dir::SessionsDir;
 use crate::driver::{Driver, Role};
 use crate::failpoint::{self, Point};
 use crate::gateway::Gateway;
 use crate::keys::AgentSecrets;
 use crate::peers::{PASSED_ON, Peers};
+use crate::session_log::copying;
 
 /// The server that leads says within this whether it hears an agent.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -120,6 +122,10 @@ pub struct Tunnel {
     pub servers: watch::Receiver<Vec<String>>,
     /// By which the one that leads is called.
     pub peers: Peers,
+    /// Where logs are kept that agents bring.
+    pub sessions: SessionsDir,
+    /// How large one may become, in bytes.
+    pub log_bytes_max: u64,
     /// After this long without a word a line is cut; the agent calls again.
     pub silence_max: Duration,
 }
@@ -130,6 +136,7 @@ impl Tunnel {
         Router::new()
             .route("/agent/v1/sessions/{id}/control", get(control))
             .route("/agent/v1/sessions/{id}/channel", get(channel))
+            .route("/agent/v1/sessions/{id}/log", get(log))
             .with_state(self)
     }
 
@@ -321,6 +328,21 @@ async fn channel(
         tunnel.gateway.take_in(session, upgraded);
     };
     tunnel.upgrade(&id, CHANNEL_PROTOCOL, request, take_in)
+}
+
+async fn log(State(tunnel): State<Tunnel>, Path(id): Path<String>, request: Request) -> Response {
+    tunnel.upgrade(
+        &id,
+        LOG_PROTOCOL,
+        request,
+        async |tunnel: Tunnel, session, upgraded| {
+            let dir = tunnel.sessions.of(session).log();
+            let received = copying::receive(&dir, TokioIo::new(upgraded), tunnel.log_bytes_max);
+            if let Err(error) = received.await {
+                tracing::debug!(%session, "its log comes no further for now: {error}");
+            }
+        },
+    )
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

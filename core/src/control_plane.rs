@@ -179,6 +179,8 @@ pub struct Launch {
     /// Whether the app may be started. Not once an agent has been heard of: one that
     /// finds no trace of it then has lost it, and says so.
     pub may_begin: bool,
+    /// Whether it may have been launched before: nobody needs to look when it was not.
+    pub may_have_begun: bool,
 }
 
 /// What came of a [`Command::Launch`].
@@ -745,6 +747,10 @@ impl ControlPlane {
             time_limit: self.job_time_limit(session),
             terms: self.terms(session),
             may_begin: session.gpu_event.start().is_none(),
+            may_have_begun: self
+                .contacts
+                .get(&id)
+                .is_none_or(|contact| contact.may_have_begun || contact.launched_at.is_some()),
         };
         self.pending
             .commands

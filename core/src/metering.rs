@@ -222,7 +222,12 @@ mod tests {
     fn a_stepped_clock_changes_no_duration_and_makes_no_overlap() {
         let mut event = event();
         let freed = Timestamp(5_000);
-        event.prove(Some(&GpuId("A".into())), Millis(0), Timestamp(10_000), freed);
+        event.prove(
+            Some(&GpuId("A".into())),
+            Millis(0),
+            Timestamp(10_000),
+            freed,
+        );
         event.prove(
             Some(&GpuId("A".into())),
             Millis(1_000),
@@ -251,9 +256,19 @@ mod tests {
         );
 
         let mut closed = event();
-        closed.prove(Some(&GpuId("A".into())), Millis(10), Timestamp(10), Timestamp(0));
+        closed.prove(
+            Some(&GpuId("A".into())),
+            Millis(10),
+            Timestamp(10),
+            Timestamp(0),
+        );
         closed.close();
-        closed.prove(Some(&GpuId("A".into())), Millis(99), Timestamp(99), Timestamp(0));
+        closed.prove(
+            Some(&GpuId("A".into())),
+            Millis(99),
+            Timestamp(99),
+            Timestamp(0),
+        );
         assert_eq!(closed.held(), Millis(10));
     }
 

@@ -21,6 +21,10 @@ pub const PROTOCOL: &str = "dwell-agent/1";
 /// the bytes of the app and of who speaks to it pass unchanged.
 pub const CHANNEL_PROTOCOL: &str = "dwell-channel/1";
 
+/// What a log's way to the server is called in `Upgrade:`. The server says first how far it
+/// has it, the agent sends what follows.
+pub const LOG_PROTOCOL: &str = "dwell-log/1";
+
 /// The server has the agent connect this channel to the app.
 pub const OPEN: u8 = b'o';
 

@@ -14,6 +14,7 @@ use dwell_core::control_plane::{
 };
 use dwell_core::gpu::{GpuType, Inventory};
 use dwell_core::id::{GpuEventId, SessionId};
+use dwell_core::job::Offer;
 use dwell_core::lease::{Exit, Lease, Terms};
 use dwell_core::limits::Limits;
 use dwell_core::machine::{AppCommand, Recipe};
@@ -200,7 +201,10 @@ impl Server {
             .iter()
             .filter_map(|command| match command {
                 Command::Tell { session, message } if *session == speaker => Some(message),
-                Command::Tell { .. } | Command::Launch(_) => None,
+                Command::Tell { .. }
+                | Command::Launch(_)
+                | Command::CancelJob { .. }
+                | Command::LimitJob { .. } => None,
             })
             .collect();
         let is_told_to_stop = told
@@ -241,7 +245,7 @@ impl Server {
             .iter()
             .filter_map(|session| session.placement())
             .collect();
-        let gpus: BTreeSet<_> = placed.iter().map(|placement| &placement.gpu).collect();
+        let gpus: BTreeSet<_> = placed.iter().map(|placement| placement.gpu()).collect();
         assert_eq!(
             gpus.len(),
             placed.len(),
@@ -307,7 +311,7 @@ fn follows(before: Option<&Session>, after: &Session) {
         "it became cheaper"
     );
     let kept = |session: &Session| {
-        let gpu = session.placement().map(|placement| placement.gpu.clone());
+        let gpu = session.placement().map(|placement| placement.place.clone());
         (gpu, session.started_at(), session.gpu_event.gpu.clone())
     };
     let ((gpu, started, held), now) = (kept(before), kept(after));
@@ -355,6 +359,7 @@ fn settings() -> Settings {
     Settings {
         limits: Limits::default(),
         inventory: Inventory::declared([(&a10g, 1)]),
+        offers: vec![Offer::Host],
         prices: Prices([(a10g, rate)].into()),
         ports: PortPool::new(20_000..=20_003, 20_000),
     }

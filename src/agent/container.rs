@@ -384,7 +384,7 @@ impl Course {
                 .collect(),
             workdir: recipe.workdir.as_deref(),
             files: &self.dir.work(),
-            visible_device: &self.spec.visible_device,
+            visible_device: self.spec.visible_device.as_deref().unwrap_or_default(),
             network: &network,
             limits: self.spec.limits,
         };

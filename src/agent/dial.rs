@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dwell_core::protocol::{CHANNEL_PROTOCOL, PROTOCOL};
+use dwell_core::protocol::{CHANNEL_PROTOCOL, LOG_PROTOCOL, PROTOCOL};
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::upgrade::Upgraded;
@@ -58,6 +58,8 @@ pub(super) enum Call {
     Control,
     /// To carry a connection to the app.
     Channel,
+    /// To bring what the app wrote.
+    Log,
 }
 
 impl Call {
@@ -65,6 +67,7 @@ impl Call {
         match self {
             Self::Control => ("control", PROTOCOL),
             Self::Channel => ("channel", CHANNEL_PROTOCOL),
+            Self::Log => ("log", LOG_PROTOCOL),
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::agent::job::{ASSIGNMENT, PARENT};
 use crate::agent::spec::AgentSpec;
 
 /// What an app needs of its host's environment to find programs, itself and its
-/// language. Nothing else of the server's gets through.
+/// language. Nothing else of the server's gets through; a job's environment is its own.
 const PASSED: [&str; 9] = [
     "PATH",
     "HOME",
@@ -19,12 +20,22 @@ const PASSED: [&str; 9] = [
     "LD_LIBRARY_PATH",
 ];
 
+/// What an agent in a job is told by, and nobody else is to know.
+const OURS: [&str; 2] = [ASSIGNMENT, PARENT];
+
 /// The app's environment.
 #[must_use]
 pub fn environment(spec: &AgentSpec, port: u16) -> BTreeMap<String, String> {
-    let mut environment: BTreeMap<String, String> = PASSED
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+    let passes = |name: &str| {
+        if spec.is_in_job {
+            !OURS.contains(&name)
+        } else {
+            PASSED.contains(&name)
+        }
+    };
+    let mut environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| passes(name))
         .collect();
     environment.extend(spec.recipe.environment.clone());
     environment.extend(of_session(spec, port));
@@ -32,15 +43,15 @@ pub fn environment(spec: &AgentSpec, port: u16) -> BTreeMap<String, String> {
 }
 
 /// What every app is told of its session, in a container or not.
-pub fn of_session(spec: &AgentSpec, port: u16) -> [(String, String); 3] {
+pub fn of_session(spec: &AgentSpec, port: u16) -> impl Iterator<Item = (String, String)> {
+    let visible_devices = spec.visible_device.as_ref();
     [
-        ("PORT".to_owned(), port.to_string()),
-        (
-            "CUDA_VISIBLE_DEVICES".to_owned(),
-            spec.visible_device.clone(),
-        ),
-        ("DWELL_SESSION_ID".to_owned(), spec.session.to_string()),
+        Some(("PORT".to_owned(), port.to_string())),
+        visible_devices.map(|device| ("CUDA_VISIBLE_DEVICES".to_owned(), device.clone())),
+        Some(("DWELL_SESSION_ID".to_owned(), spec.session.to_string())),
     ]
+    .into_iter()
+    .flatten()
 }
 
 /// Where the program of that name is, as a shell would find it from `directory`.

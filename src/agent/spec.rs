@@ -21,8 +21,8 @@ pub struct AgentSpec {
     pub server: ServerAt,
     /// What to run.
     pub recipe: Recipe,
-    /// `CUDA_VISIBLE_DEVICES`.
-    pub visible_device: String,
+    /// `CUDA_VISIBLE_DEVICES`. None is as the job has it.
+    pub visible_device: Option<String>,
     /// For how long.
     pub terms: Terms,
     /// Whether the app may be started. If not, what an earlier agent left is to be
@@ -35,6 +35,10 @@ pub struct AgentSpec {
     /// What runs its container, where the recipe names one.
     #[serde(default)]
     pub engine: Option<EngineSettings>,
+    /// Whether it is in a job of a cluster's engine: its environment is the session's own,
+    /// its directory is nobody else's, and what the app writes is wanted by the server.
+    #[serde(default)]
+    pub is_in_job: bool,
 }
 
 /// Where an agent's server is, and with that how the app is reached.

@@ -22,6 +22,7 @@ use super::control::{self, Event};
 use super::environment::{environment, find_program};
 use super::init::{App, Word};
 use super::log::{Log, capture};
+use super::log_copy::LogCopy;
 use super::port::AppPort;
 use super::processes::{Outputs, Processes};
 use super::spec::ServerAt;
@@ -82,6 +83,8 @@ impl Supervisor {
         LocalSet::new()
             .run_until(async move {
                 let mut at_work = AtWork::new(&self.spec, lease.status(began));
+                let is_in_job = self.spec.is_in_job;
+                let log_copy = is_in_job.then(|| LogCopy::start(&self.spec, self.dir.log()));
                 match started {
                     Ok(Started::Processes(started)) => {
                         at_work.take_over(started, &self.spec, &self.log)
@@ -100,6 +103,10 @@ impl Supervisor {
                 let status = lease.status(clock::monotonic());
                 at_work.see_off().await;
                 at_work.finish_log(LAST_WORDS_WITHIN).await;
+                if let Some(copy) = log_copy {
+                    // Whoever follows the log stops when the session has ended.
+                    copy.finish().await;
+                }
                 let tree = at_work.tree.take();
                 let is_container = matches!(tree, Some(Tree::Container(_)));
                 let dir = self.dir.clone();

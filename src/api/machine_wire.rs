@@ -78,7 +78,7 @@ impl CreateMachineBody {
             environment: self.environment.map(|it| it.0).unwrap_or_default(),
             gpu: self
                 .gpu
-                .map_or_else(|| api.inventory.default_type(), |gpu| GpuType(gpu.0)),
+                .map_or_else(|| api.default_gpu_type.clone(), |gpu| GpuType(gpu.0)),
             timeout_minutes: or_default(self.timeout, api),
             ready_path: ready_path(self.ready_path),
             access: self.access.map(Into::into),

@@ -11,15 +11,14 @@ use dwell_core::pricing::{HourlyRate, Prices};
 use dwell_core::time::Millis;
 use toml::de::DeTable;
 
+use super::launchers::LaunchersSay;
 use super::reader::{Entry, Source, Table};
 use super::{
     AcmeSays, ConfigError, check_host, parse_access, parse_domain, parse_listen, parse_origin,
     parse_ports, parse_store,
 };
 use crate::acme::{parse_directory, parse_email, parse_name};
-use crate::agent::spec::{AppLimits, ServerAt};
-use crate::engine::{EngineSettings, GpuPassing, Subnets};
-use crate::launcher::local::Manner;
+use crate::agent::spec::AppLimits;
 use crate::session_urls::Domain;
 use crate::store::StoreAt;
 
@@ -38,7 +37,7 @@ pub struct FileSays {
     pub tls_key: Option<PathBuf>,
     pub acme: AcmeSays,
     pub access: Option<Access>,
-    pub launcher: Manner,
+    pub launchers: LaunchersSay,
     pub limits: Limits,
     pub app_limits: AppLimits,
     pub gpus: Vec<(GpuType, u32)>,
@@ -59,9 +58,9 @@ impl FileSays {
                 .map(|entry| entry.parse(|text| check(text).map(|()| text.to_owned())))
                 .transpose()
         };
-        let launcher = match root.take("launcher") {
-            Some(launchers) => launcher(&launchers, here)?,
-            None => Manner::default(),
+        let launchers = match root.take("launcher") {
+            Some(entry) => LaunchersSay::read(&entry, here)?,
+            None => LaunchersSay::default(),
         };
         let mut tls = root.take_table("tls")?;
         let mut tls_file = |key| -> Result<Option<PathBuf>, ConfigError> {
@@ -100,7 +99,7 @@ impl FileSays {
                 .take("access")
                 .map(|entry| entry.parse(parse_access))
                 .transpose()?,
-            launcher,
+            launchers,
             limits: limits(root.take_table("limits")?)?,
             app_limits: app_limits(root.take_table("session")?)?,
             gpus: gpus(root.take_table("gpus")?)?,
@@ -196,16 +195,16 @@ fn limits(mut table: Table<'_>) -> Result<Limits, ConfigError> {
 }
 
 /// A unit that spans are written in.
-struct Unit {
+pub(super) struct Unit {
     millis: f64,
     most: f64,
 }
 
-const SECONDS: Unit = Unit {
+pub(super) const SECONDS: Unit = Unit {
     millis: 1e3,
     most: 86_400.0,
 };
-const MINUTES: Unit = Unit {
+pub(super) const MINUTES: Unit = Unit {
     millis: 60e3,
     most: 1_440.0,
 };
@@ -220,7 +219,7 @@ impl Unit {
         clippy::cast_sign_loss,
         reason = "checked to be within range"
     )]
-    fn span(&self, entry: &Entry<'_>) -> Result<Millis, ConfigError> {
+    pub(super) fn span(&self, entry: &Entry<'_>) -> Result<Millis, ConfigError> {
         // A thousandth of a second is the least there is.
         let number = entry.number(0.001..=self.most)?;
         Ok(Millis((number * self.millis).round() as u64))
@@ -271,156 +270,14 @@ fn prices(table: Table<'_>) -> Result<Prices, ConfigError> {
     rates.collect::<Result<_, _>>().map(Prices)
 }
 
-fn gpu_type(name: &str, entry: &Entry<'_>) -> Result<GpuType, ConfigError> {
+pub(super) fn gpu_type(name: &str, entry: &Entry<'_>) -> Result<GpuType, ConfigError> {
     if name.trim().is_empty() || name.trim() != name {
         return Err(entry.error("is no name of a GPU type"));
     }
     Ok(GpuType(name.to_owned()))
 }
 
-/// Which launcher a table is about.
-enum Kind {
-    Local,
-    /// The default socket, if `DOCKER_HOST` names none.
-    Engine(&'static str),
-}
-
-fn launcher(entry: &Entry<'_>, here: &Path) -> Result<Manner, ConfigError> {
-    let (mut manner, mut engine_settings) = (None, None);
-    for mut launcher in entry.tables()? {
-        let kind = launcher
-            .take("kind")
-            .ok_or_else(|| launcher.error("must have a kind; \"local\" is one"))?;
-        let kind = kind.parse(|kind| match kind {
-            "local" => Ok(Kind::Local),
-            "docker" => Ok(Kind::Engine("unix:///var/run/docker.sock")),
-            "podman" => Ok(Kind::Engine("unix:///run/podman/podman.sock")),
-            "slurm" | "kubernetes" => Err(format!(
-                "\"{kind}\" is not there yet; use \"local\" or \"docker\", or no [[launcher]] at all"
-            )),
-            other => Err(format!(
-                "there is no launcher \"{other}\"; use \"local\", \"docker\" or \"podman\""
-            )),
-        })?;
-        if let Kind::Engine(socket) = kind {
-            let this = engine(&mut launcher, socket)?;
-            if engine_settings.replace(this).is_some() {
-                return Err(launcher.error("is a second container engine; there can be one"));
-            }
-            launcher.finish()?;
-            continue;
-        }
-        let start_with = launcher.take("start_with").map(|entry| entry.words());
-        let url = launcher
-            .take("server_url")
-            .map(|entry| entry.parse(parse_origin));
-        let (start_with, url) = (start_with.transpose()?, url.transpose()?);
-        let sessions_dir = match launcher.take("sessions_dir") {
-            Some(entry) => Some(entry.parse(|text| check_path(text).map(|()| here.join(text)))?),
-            None => None,
-        };
-        let certificate = match launcher.take("server_certificate") {
-            Some(entry) if url.is_none() => {
-                return Err(entry.error("says whom to trust at server_url; set that too"));
-            }
-            Some(entry) => Some(entry.parse(|text| check_path(text).map(|()| here.join(text)))?),
-            None => None,
-        };
-        let this = Manner {
-            start_with: start_with.unwrap_or_default(),
-            server: url.map(|url| ServerAt::Elsewhere { url, certificate }),
-            sessions_dir,
-            engine: None,
-        };
-        if manner.replace(this).is_some() {
-            return Err(launcher.error("is a second one of its kind; there can be one yet"));
-        }
-        launcher.finish()?;
-    }
-    Ok(Manner {
-        engine: engine_settings,
-        ..manner.unwrap_or_default()
-    })
-}
-
-/// What a table says of the engine that runs containers.
-fn engine(table: &mut Table<'_>, socket: &str) -> Result<EngineSettings, ConfigError> {
-    /// So many cores are enough for anyone.
-    const MOST_CORES: f64 = 1e4;
-    /// A pebibyte.
-    const MOST_MIB: u32 = 1 << 30;
-    let host = match table.take("host") {
-        Some(entry) => entry.parse(check_socket)?,
-        None => std::env::var("DOCKER_HOST")
-            .ok()
-            .filter(|host| check_socket(host).is_ok())
-            .unwrap_or_else(|| socket.to_owned()),
-    };
-    let network = match table.take("network") {
-        Some(entry) => entry.parse(check_network)?,
-        None => "dwell".to_owned(),
-    };
-    let subnets = match table.take("subnets") {
-        Some(entry) => entry.parse(Subnets::parse)?,
-        None => Subnets::default(),
-    };
-    let gpus = match table.take("gpus") {
-        Some(entry) => entry.parse(|text| match text {
-            "cdi" => Ok(GpuPassing::Cdi),
-            "device-requests" => Ok(GpuPassing::DeviceRequests),
-            other => Err(format!(
-                "\"{other}\" is neither \"cdi\" nor \"device-requests\""
-            )),
-        })?,
-        None => GpuPassing::DeviceRequests,
-    };
-    let pull_limit = match table.take("pull_minutes") {
-        Some(entry) => MINUTES.span(&entry)?,
-        None => Millis::from_minutes(30),
-    };
-    let cores = table.take("cpus").map(|it| it.number(0.01..=MOST_CORES));
-    let disk_mib = table.take("disk_mib").map(|it| it.whole(1..=MOST_MIB));
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to be within range"
-    )]
-    let cpu_millis = cores.transpose()?.map(|cores| (cores * 1e3).round() as u64);
-    Ok(EngineSettings {
-        host,
-        network,
-        subnets,
-        gpus,
-        pull_limit,
-        cpu_millis,
-        disk_mib: disk_mib.transpose()?.map(u64::from),
-    })
-}
-
-fn check_socket(text: &str) -> Result<String, String> {
-    match text.strip_prefix("unix://") {
-        Some(path) if path.starts_with('/') => Ok(text.to_owned()),
-        Some(_) | None => Err(format!(
-            "\"{text}\" is no socket of this host, where the engine must run; write it like \
-             unix:///var/run/docker.sock"
-        )),
-    }
-}
-
-fn check_network(text: &str) -> Result<String, String> {
-    let is_plain = |text: &str| {
-        text.bytes()
-            .all(|it| it.is_ascii_alphanumeric() || it == b'-')
-    };
-    if text.is_empty() || text.len() > 40 || !is_plain(text) {
-        return Err(format!(
-            "\"{text}\" is no name of letters, digits and hyphens"
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-fn check_path(text: &str) -> Result<(), String> {
+pub(super) fn check_path(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("must name a directory".to_owned());
     }

@@ -1,7 +1,6 @@
 //! What is done once it is on record.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use dwell_core::control_plane::Change;
 use dwell_core::id::SessionId;
@@ -14,12 +13,12 @@ use dwell_core::share::Share;
 use super::Live;
 use crate::admission::Admission;
 use crate::gateway::{Gateway, Route, RouteStatus};
-use crate::launcher::Launcher;
+use crate::launcher::Launchers;
 use crate::tunnel::Switchboard;
 
 /// All that the driver can reach.
 pub struct Effects {
-    launcher: Arc<dyn Launcher>,
+    launchers: Launchers,
     gateway: Gateway,
     switchboard: Switchboard,
     admission: Admission,
@@ -33,14 +32,14 @@ impl Effects {
     /// are open to `default_access`.
     #[must_use]
     pub fn new(
-        launcher: Arc<dyn Launcher>,
+        launchers: Launchers,
         gateway: Gateway,
         switchboard: Switchboard,
         admission: Admission,
         default_access: Access,
     ) -> Self {
         Self {
-            launcher,
+            launchers,
             gateway,
             switchboard,
             admission,
@@ -59,8 +58,8 @@ impl Effects {
         self.live.ids()
     }
 
-    pub(super) fn launcher(&self) -> Arc<dyn Launcher> {
-        Arc::clone(&self.launcher)
+    pub(super) const fn launchers(&self) -> &Launchers {
+        &self.launchers
     }
 
     pub(super) fn tell(&self, session: SessionId, message: ServerMessage) {

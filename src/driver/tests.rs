@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use dwell_core::control_plane::{Change, Launch, NewSession, Settings, Snapshot, Source};
 use dwell_core::gpu::{GpuType, Inventory};
 use dwell_core::id::{GpuEventId, MachineId, MachineVersionId};
+use dwell_core::job::Offer;
 use dwell_core::key::Key;
 use dwell_core::limits::Limits;
 use dwell_core::machine::{Access, AppCommand, Machine, MachineVersion, Recipe};
@@ -21,7 +22,7 @@ use uuid::Uuid;
 use super::*;
 use crate::admission::Admission;
 use crate::gateway::Gateway;
-use crate::launcher::Launcher;
+use crate::launcher::{Launcher, Launchers};
 use crate::store::{EventQuery, SessionRecord, StoreError};
 use crate::tunnel::Switchboard;
 
@@ -157,6 +158,7 @@ fn plane() -> ControlPlane {
         limits: Limits::default(),
         prices: Prices::default(),
         inventory: Inventory::declared([(&cpu, 100)]),
+        offers: vec![Offer::Host],
         // Port 0 is any free one, so that nothing here can be in the way.
         ports: PortPool::new(0..=0, 0),
     };
@@ -167,7 +169,7 @@ fn effects() -> (Effects, mpsc::UnboundedReceiver<SessionId>) {
     let (told, launches) = mpsc::unbounded_channel();
     let (admission, _) = Admission::new([7; 32]).unwrap();
     let effects = Effects::new(
-        Arc::new(Told(told)),
+        Launchers::new(Arc::new(Told(told)), []),
         Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admission.clone()),
         Switchboard::default(),
         admission,

@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use async_trait::async_trait;
 use dwell_core::control_plane::{Launch, LaunchOutcome};
+use dwell_core::session::Place;
 use dwell_core::time::Millis;
 use nix::sys::signal::Signal;
 
@@ -122,18 +123,26 @@ impl Local {
             holder.signal(Signal::SIGCONT);
             return Ok(LaunchOutcome::AlreadyRunning);
         }
+        let visible_device = match launch.placement.place {
+            Place::Host { visible_device, .. } => visible_device,
+            Place::Job { launcher } => {
+                let why = format!("its place is a job of {launcher}, which this is not");
+                return Err(io::Error::other(why));
+            }
+        };
         let is_container = launch.recipe.container.is_some();
         let spec = AgentSpec {
             session: launch.session,
             secret: self.secrets.of(launch.session),
             server: self.server.clone(),
             recipe: launch.recipe,
-            visible_device: launch.placement.visible_device,
+            visible_device: Some(visible_device),
             terms: launch.terms,
             may_begin: launch.may_begin,
             heartbeat: self.heartbeat,
             limits: self.limits,
             engine: is_container.then(|| self.engine.clone()).flatten(),
+            is_in_job: false,
         };
         failpoint::cross(Point::LauncherBeforeSpec);
         write_atomically(&dir.agent_spec(), &serde_json::to_vec(&spec)?)?;

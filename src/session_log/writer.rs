@@ -9,7 +9,7 @@ use super::{LogLevel, LogLine, segment_name, segments};
 use crate::clock;
 
 /// A log is kept in about so many pieces; the oldest goes when a new one is begun.
-const SEGMENTS: u64 = 8;
+pub(super) const SEGMENTS: u64 = 8;
 /// A line longer than this is split.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 

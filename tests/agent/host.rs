@@ -21,7 +21,7 @@ use dwell_core::id::SessionId;
 use dwell_core::lease::Terms;
 use dwell_core::machine::{AppCommand, Container, Recipe};
 use dwell_core::protocol::{AgentPhase, AgentStatus, PROTOCOL, ServerMessage};
-use dwell_core::session::{Ending, Placement};
+use dwell_core::session::{Ending, Place, Placement};
 use dwell_core::time::Millis;
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
@@ -208,12 +208,17 @@ impl Host {
             session: id,
             recipe: app.0,
             placement: Placement {
-                gpu: GpuId("GPU-7".into()),
-                visible_device: visible_device.into(),
+                place: Place::Host {
+                    gpu: GpuId("GPU-7".into()),
+                    visible_device: visible_device.into(),
+                },
                 port: 1,
             },
+            gpu_type: GpuType("A10G".into()),
+            time_limit: Millis::from_minutes(60),
             terms: app.1,
             may_begin: true,
+            may_have_begun: false,
         };
         let session = Session {
             id,
@@ -246,7 +251,9 @@ impl Session {
         match self.launcher.launch(self.launch.clone()).await {
             LaunchOutcome::Started => "Started",
             LaunchOutcome::AlreadyRunning => "AlreadyRunning",
-            LaunchOutcome::Failed(why) => panic!("{why}"),
+            outcome @ (LaunchOutcome::Submitted(_)
+            | LaunchOutcome::Failed(_)
+            | LaunchOutcome::Unclear(_)) => panic!("{outcome:?}"),
         }
     }
 

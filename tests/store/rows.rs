@@ -10,7 +10,7 @@ use dwell_core::machine::{AppCommand, Machine, MachineVersion, Recipe};
 use dwell_core::metering::{GpuEvent, Span};
 use dwell_core::owner::{OrgId, Owner, Principal, UserId};
 use dwell_core::pricing::{HourlyRate, MicroDollars};
-use dwell_core::session::{EndReason, Ending, Placement, Session, State};
+use dwell_core::session::{EndReason, Ending, Place, Placement, Session, State};
 use dwell_core::share::{Scope, Share};
 use dwell_core::time::{Millis, Timestamp};
 use uuid::Uuid;
@@ -67,6 +67,7 @@ pub fn session(n: u32) -> Session {
         created_at: Timestamp(n.into()),
         granted_ms: Millis::from_minutes(15),
         state: State::Queued { ticket: n.into() },
+        job: None,
         gpu_event: GpuEvent::new(
             GpuEventId(Uuid::from_u128(n.into())),
             HourlyRate(MicroDollars(1_100_000)),
@@ -76,8 +77,10 @@ pub fn session(n: u32) -> Session {
 
 pub fn placement() -> Placement {
     Placement {
-        gpu: GpuId("A10G/0000".into()),
-        visible_device: "0".into(),
+        place: Place::Host {
+            gpu: GpuId("A10G/0000".into()),
+            visible_device: "0".into(),
+        },
         port: 20_000,
     }
 }

@@ -282,8 +282,7 @@ impl ControlPlane {
         };
         let limits = &self.settings.limits;
         let silence = now.monotonic.since(contact.last_heard);
-        let is_to_begin =
-            matches!(session.state, State::Starting { .. }) && has_no_agent(session);
+        let is_to_begin = matches!(session.state, State::Starting { .. }) && has_no_agent(session);
         let never_launched = contact.launches == 0
             && contact
                 .launched_at

@@ -11,8 +11,8 @@ use dwell_core::control_plane::{
     NewShare, Settings, Snapshot, Source,
 };
 use dwell_core::gpu::{GpuId, GpuType, Inventory};
-use dwell_core::job::Offer;
 use dwell_core::id::{GpuEventId, KeyId, MachineId, MachineVersionId, SessionId, ShareId};
+use dwell_core::job::Offer;
 use dwell_core::key::{Key, KeyHash};
 use dwell_core::lease::Exit;
 use dwell_core::limits::Limits;

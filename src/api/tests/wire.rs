@@ -10,7 +10,7 @@ use dwell_core::machine::{AppCommand, Recipe};
 use dwell_core::metering::GpuEvent;
 use dwell_core::owner::{OrgId, Owner, UserId};
 use dwell_core::pricing::HourlyRate;
-use dwell_core::session::{Ending, Placement, Session, State};
+use dwell_core::session::{Ending, Place, Placement, Session, State};
 use dwell_core::time::{Millis, Timestamp};
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ fn running() -> SessionRecord {
         HourlyRate::from_dollars(1.10).unwrap(),
     );
     let later = NOON.plus(Millis::from_minutes(60));
-    gpu_event.prove(&gpu, Millis::from_minutes(60), later, NOON);
+    gpu_event.prove(Some(&gpu), Millis::from_minutes(60), later, NOON);
     let session = Session {
         id: SessionId(Uuid::from_u128(1)),
         owner: Owner::Org(OrgId("acme".into())),
@@ -53,14 +53,17 @@ fn running() -> SessionRecord {
         granted_ms: Millis::from_minutes(90),
         state: State::Running {
             placement: Placement {
-                gpu,
-                visible_device: "0".into(),
+                place: Place::Host {
+                    gpu,
+                    visible_device: "0".into(),
+                },
                 port: 20_001,
             },
             upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into(),
             started_at: NOON.plus(Millis(1_500)),
             timeout_end: NOON.plus(Millis(1_500)).plus(Millis::from_minutes(90)),
         },
+        job: None,
         gpu_event,
     };
     SessionRecord {

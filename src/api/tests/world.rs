@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use dwell_core::control_plane::{ControlPlane, Launch, LaunchOutcome, Settings};
 use dwell_core::gpu::{GpuType, Inventory};
 use dwell_core::id::{KeyId, SessionId};
+use dwell_core::job::Offer;
 use dwell_core::key::Key;
 use dwell_core::limits::Limits;
 use dwell_core::machine::Access;
@@ -33,7 +34,7 @@ use crate::driver::{Driver, Effects, Running};
 use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::keys;
-use crate::launcher::Launcher;
+use crate::launcher::{Launcher, Launchers};
 use crate::session_urls::{Scheme, SessionUrls};
 use crate::store::Store;
 use crate::store::sqlite::Sqlite;
@@ -93,23 +94,21 @@ impl World {
             limits: Limits::default(),
             prices: Prices([(a10g.clone(), HourlyRate::from_dollars(1.10).unwrap())].into()),
             inventory: Inventory::declared([(&a10g, 2), (&GpuType::cpu(), 4)]),
+            offers: vec![Offer::Host],
             // Port 0 is any free one, so that nothing here can be in the way.
             ports: PortPool::new(0..=0, 0),
         };
         let (admission, _) = Admission::new([7; 32]).unwrap();
         let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admission.clone());
         let effects = Effects::new(
-            Arc::new(Nobody),
+            Launchers::new(Arc::new(Nobody), []),
             gateway.clone(),
             Switchboard::default(),
             admission.clone(),
             Access::Link,
         );
-        let (limits, inventory, prices) = (
-            settings.limits.clone(),
-            settings.inventory.clone(),
-            settings.prices.clone(),
-        );
+        let (limits, prices) = (settings.limits.clone(), settings.prices.clone());
+        let (gpu_types, default_gpu_type) = (settings.gpu_types(), settings.default_gpu_type());
         let snapshot = store.load().await.unwrap();
         let plane = ControlPlane::recover(settings, snapshot, clock::now());
         let (driver, running) =
@@ -125,7 +124,8 @@ impl World {
                 urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080),
                 default_access: Access::Link,
                 limits,
-                inventory,
+                gpu_types,
+                default_gpu_type,
                 prices,
                 engine: None,
             }),

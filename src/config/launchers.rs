@@ -1,0 +1,306 @@
+//! The `[[launcher]]` tables: where sessions are put, in the order of preference.
+
+use std::path::{Path, PathBuf};
+
+use dwell_core::job::LauncherName;
+use dwell_core::time::Millis;
+
+use super::file::{MINUTES, SECONDS, check_path, gpu_type};
+use super::reader::{Entry, Table};
+use super::{ConfigError, parse_origin};
+use crate::agent::spec::ServerAt;
+use crate::engine::{EngineSettings, GpuPassing, Subnets};
+use crate::launcher::cluster::{ClusterEngine, ClusterSettings};
+use crate::launcher::local::Manner;
+
+/// What the tables say.
+#[derive(Default)]
+pub struct LaunchersSay {
+    /// How agents are started on this host.
+    pub host: Manner,
+    /// In the order of preference. None at all is this host alone.
+    pub places: Vec<PlaceSays>,
+}
+
+/// Where sessions are put.
+pub enum PlaceSays {
+    /// On this host.
+    Host,
+    /// In jobs of a cluster.
+    Cluster(Box<ClusterSays>),
+}
+
+/// What a table says of a cluster.
+pub struct ClusterSays {
+    settings: ClusterSettings,
+    /// Where its nodes reach the server, if it says so.
+    server_url: Option<String>,
+    engine: ClusterEngine,
+}
+
+/// A cluster, and the engine that it has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterConfig {
+    /// What is said of it whichever engine it has.
+    pub settings: ClusterSettings,
+    /// What is said of its engine.
+    pub engine: ClusterEngine,
+}
+
+impl ClusterSays {
+    /// The cluster, where `advertised` is where others reach this server.
+    pub fn resolve(self, advertised: Option<&str>) -> Result<ClusterConfig, ConfigError> {
+        let Self {
+            settings,
+            server_url,
+            engine,
+        } = self;
+        let url = server_url.or_else(|| advertised.map(str::to_owned));
+        let Some(server_url) = url else {
+            return Err(ConfigError {
+                place: None,
+                sentence: format!(
+                    "launcher \"{}\": its nodes must reach this server; say where, as \
+                     server_url of the [[launcher]] or advertise_url",
+                    settings.name
+                ),
+            });
+        };
+        Ok(ClusterConfig {
+            settings: ClusterSettings {
+                server_url,
+                ..settings
+            },
+            engine,
+        })
+    }
+}
+
+/// Which launcher a table is about.
+enum Kind {
+    Local,
+    /// The default socket, if `DOCKER_HOST` names none.
+    Engine(&'static str),
+}
+
+impl LaunchersSay {
+    /// What the tables say; paths are relative to `here`.
+    pub fn read(entry: &Entry<'_>, here: &Path) -> Result<Self, ConfigError> {
+        let mut says = Self::default();
+        let (mut manner, mut engine_settings) = (None, None);
+        for mut launcher in entry.tables()? {
+            let kind = launcher
+                .take("kind")
+                .ok_or_else(|| launcher.error("must have a kind; \"local\" is one"))?;
+            let kind = kind.parse(|kind| match kind {
+                "local" => Ok(Kind::Local),
+                "docker" => Ok(Kind::Engine("unix:///var/run/docker.sock")),
+                "podman" => Ok(Kind::Engine("unix:///run/podman/podman.sock")),
+                "slurm" | "kubernetes" => Err(format!(
+                    "\"{kind}\" is not there yet; use \"local\" or \"docker\", or no [[launcher]] at all"
+                )),
+                other => Err(format!(
+                    "there is no launcher \"{other}\"; use \"local\", \"docker\" or \"podman\""
+                )),
+            })?;
+            match kind {
+                Kind::Engine(socket) => {
+                    let this = engine(&mut launcher, socket)?;
+                    if engine_settings.replace(this).is_some() {
+                        return Err(
+                            launcher.error("is a second container engine; there can be one")
+                        );
+                    }
+                    says.put_on_host();
+                }
+                Kind::Local => {
+                    let this = local(&mut launcher, here)?;
+                    if manner.replace(this).is_some() {
+                        return Err(
+                            launcher.error("is a second one of its kind; there can be one yet")
+                        );
+                    }
+                    says.put_on_host();
+                }
+            }
+            launcher.finish()?;
+        }
+        says.host = Manner {
+            engine: engine_settings,
+            ..manner.unwrap_or_default()
+        };
+        Ok(says)
+    }
+
+    fn put_on_host(&mut self) {
+        let is_there = |place: &PlaceSays| matches!(place, PlaceSays::Host);
+        if !self.places.iter().any(is_there) {
+            self.places.push(PlaceSays::Host);
+        }
+    }
+}
+
+fn local(launcher: &mut Table<'_>, here: &Path) -> Result<Manner, ConfigError> {
+    let start_with = launcher.take("start_with").map(|entry| entry.words());
+    let url = launcher
+        .take("server_url")
+        .map(|entry| entry.parse(parse_origin));
+    let (start_with, url) = (start_with.transpose()?, url.transpose()?);
+    let sessions_dir = path(launcher, "sessions_dir", here)?;
+    let certificate = match launcher.take("server_certificate") {
+        Some(entry) if url.is_none() => {
+            return Err(entry.error("says whom to trust at server_url; set that too"));
+        }
+        Some(entry) => Some(entry.parse(|text| check_path(text).map(|()| here.join(text)))?),
+        None => None,
+    };
+    Ok(Manner {
+        start_with: start_with.unwrap_or_default(),
+        server: url.map(|url| ServerAt::Elsewhere { url, certificate }),
+        sessions_dir,
+        engine: None,
+    })
+}
+
+fn path(
+    table: &mut Table<'_>,
+    key: &'static str,
+    here: &Path,
+) -> Result<Option<PathBuf>, ConfigError> {
+    let entry = table.take(key);
+    let path = entry.map(|entry| entry.parse(|text| check_path(text).map(|()| here.join(text))));
+    path.transpose()
+}
+
+/// What a table says of a cluster, whichever engine it has; `engine` is what it says of
+/// that.
+#[expect(dead_code, reason = "the engines come next")]
+fn cluster(
+    table: &mut Table<'_>,
+    kind: &str,
+    here: &Path,
+    engine: fn(&mut Table<'_>, &Path) -> Result<ClusterEngine, ConfigError>,
+) -> Result<ClusterSays, ConfigError> {
+    /// More jobs than any engine has.
+    const MOST_JOBS: u32 = 1_000_000;
+    let name = match table.take("name") {
+        Some(entry) => entry.parse(check_name)?,
+        None => kind.to_owned(),
+    };
+    let mut gpus = std::collections::BTreeMap::new();
+    for (name, entry) in table.take_table("gpus")?.take_all() {
+        let word = entry.parse(|word| match word.trim() {
+            "" => Err("must be the engine's word for the type".to_owned()),
+            word => Ok(word.to_owned()),
+        })?;
+        gpus.insert(gpu_type(name, &entry)?, word);
+    }
+    if gpus.is_empty() {
+        return Err(table.error(
+            "must say which types of GPU it has, and the engine's word for each, like gpus = { \
+             \"A10G\" = \"gpu:a10g\" }",
+        ));
+    }
+    let jobs_max = table.take("jobs_max").map(|it| it.whole(1..=MOST_JOBS));
+    let server_url = table.take("server_url").map(|it| it.parse(parse_origin));
+    let server_certificate = match table.take("server_certificate") {
+        Some(entry) => Some(entry.parse(|text| {
+            check_path(text)?;
+            let path = here.join(text);
+            std::fs::read_to_string(&path)
+                .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+        })?),
+        None => None,
+    };
+    let look_every = match table.take("look_seconds") {
+        Some(entry) => SECONDS.span(&entry)?,
+        None => Millis::from_seconds(3),
+    };
+    let settings = ClusterSettings {
+        name: LauncherName(name),
+        gpus,
+        jobs_max: jobs_max.transpose()?,
+        server_url: String::new(),
+        server_certificate,
+        look_every,
+    };
+    Ok(ClusterSays {
+        settings,
+        server_url: server_url.transpose()?,
+        engine: engine(table, here)?,
+    })
+}
+
+fn check_name(text: &str) -> Result<String, String> {
+    let is_plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-';
+    if text.is_empty() || text.len() > 40 || !text.bytes().all(is_plain) {
+        return Err(format!(
+            "\"{text}\" is no name of letters, digits and hyphens"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// What a table says of the engine that runs containers.
+fn engine(table: &mut Table<'_>, socket: &str) -> Result<EngineSettings, ConfigError> {
+    /// So many cores are enough for anyone.
+    const MOST_CORES: f64 = 1e4;
+    /// A pebibyte.
+    const MOST_MIB: u32 = 1 << 30;
+    let host = match table.take("host") {
+        Some(entry) => entry.parse(check_socket)?,
+        None => std::env::var("DOCKER_HOST")
+            .ok()
+            .filter(|host| check_socket(host).is_ok())
+            .unwrap_or_else(|| socket.to_owned()),
+    };
+    let network = match table.take("network") {
+        Some(entry) => entry.parse(check_name)?,
+        None => "dwell".to_owned(),
+    };
+    let subnets = match table.take("subnets") {
+        Some(entry) => entry.parse(Subnets::parse)?,
+        None => Subnets::default(),
+    };
+    let gpus = match table.take("gpus") {
+        Some(entry) => entry.parse(|text| match text {
+            "cdi" => Ok(GpuPassing::Cdi),
+            "device-requests" => Ok(GpuPassing::DeviceRequests),
+            other => Err(format!(
+                "\"{other}\" is neither \"cdi\" nor \"device-requests\""
+            )),
+        })?,
+        None => GpuPassing::DeviceRequests,
+    };
+    let pull_limit = match table.take("pull_minutes") {
+        Some(entry) => MINUTES.span(&entry)?,
+        None => Millis::from_minutes(30),
+    };
+    let cores = table.take("cpus").map(|it| it.number(0.01..=MOST_CORES));
+    let disk_mib = table.take("disk_mib").map(|it| it.whole(1..=MOST_MIB));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be within range"
+    )]
+    let cpu_millis = cores.transpose()?.map(|cores| (cores * 1e3).round() as u64);
+    Ok(EngineSettings {
+        host,
+        network,
+        subnets,
+        gpus,
+        pull_limit,
+        cpu_millis,
+        disk_mib: disk_mib.transpose()?.map(u64::from),
+    })
+}
+
+fn check_socket(text: &str) -> Result<String, String> {
+    match text.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(text.to_owned()),
+        Some(_) | None => Err(format!(
+            "\"{text}\" is no socket of this host, where the engine must run; write it like \
+             unix:///var/run/docker.sock"
+        )),
+    }
+}
