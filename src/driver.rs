@@ -406,18 +406,23 @@ impl Loop {
                 });
             }
             Command::Tell { session, message } => self.effects.tell(session, message),
-            Command::CancelJob { launcher, job } => {
+            Command::CancelJob {
+                launcher,
+                session,
+                job,
+            } => {
                 if let Some(cluster) = self.effects.launchers().cluster(&launcher) {
-                    tokio::spawn(async move { cluster.cancel(job).await });
+                    tokio::spawn(async move { cluster.cancel(session, job).await });
                 }
             }
             Command::LimitJob {
                 launcher,
+                session,
                 job,
                 time_limit,
             } => {
                 if let Some(cluster) = self.effects.launchers().cluster(&launcher) {
-                    tokio::spawn(async move { cluster.limit(job, time_limit).await });
+                    tokio::spawn(async move { cluster.limit(session, job, time_limit).await });
                 }
             }
         }

@@ -146,6 +146,8 @@ pub enum Command {
     CancelJob {
         /// Whose engine.
         launcher: LauncherName,
+        /// Whose job.
+        session: SessionId,
         /// Which.
         job: JobId,
     },
@@ -153,6 +155,8 @@ pub enum Command {
     LimitJob {
         /// Whose engine.
         launcher: LauncherName,
+        /// Whose job.
+        session: SessionId,
         /// Which.
         job: JobId,
         /// From its start.
@@ -263,7 +267,7 @@ pub struct ControlPlane {
     // Not on record.
     shuts_down: bool,
     /// Jobs that were there at the last look and are no open session's.
-    strays: BTreeSet<(LauncherName, JobId)>,
+    strays: BTreeSet<(LauncherName, SessionId, JobId)>,
     contacts: BTreeMap<SessionId, Contact>,
     alarms: BTreeSet<(Monotonic, SessionId)>,
     pending: Pending,

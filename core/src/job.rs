@@ -78,6 +78,8 @@ pub struct Said {
 /// A session's job, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
+    /// By which launcher it was had.
+    pub launcher: LauncherName,
     /// What the engine calls it.
     pub id: JobId,
     /// What it said last, as it concerns us.
@@ -96,7 +98,12 @@ impl Job {
     }
 
     /// The same, once its engine said this of it. `before` is what was known.
-    pub(crate) fn after(before: Option<&Self>, status: &JobStatus, now: Timestamp) -> Self {
+    pub(crate) fn after(
+        before: Option<&Self>,
+        launcher: &LauncherName,
+        status: &JobStatus,
+        now: Timestamp,
+    ) -> Self {
         let mut said = before.map_or_else(Vec::new, |before| before.said.clone());
         if said.last().is_none_or(|last| last.words != status.words) {
             said.push(Said {
@@ -107,6 +114,7 @@ impl Job {
         let surplus = said.len().saturating_sub(SAID_MAX);
         said.drain(..surplus);
         Self {
+            launcher: launcher.clone(),
             id: status.id.clone(),
             state: status.state,
             // Estimates jitter, and each change is put on record.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::{GpuId, GpuType};
 use crate::id::{MachineId, MachineVersionId, SessionId};
-use crate::job::{Job, LauncherName};
+use crate::job::{Job, JobState, LauncherName};
 use crate::machine::Recipe;
 use crate::metering::GpuEvent;
 use crate::owner::{Owner, UserId};
@@ -211,6 +211,16 @@ impl Session {
             State::Starting { placement }
             | State::Running { placement, .. }
             | State::Stopping { placement, .. } => Some(placement),
+        }
+    }
+
+    /// Does it wait for a GPU, in our queue or in its engine's?
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        match (&self.state, &self.job) {
+            (State::Queued { .. }, _) => true,
+            (State::Starting { .. }, Some(job)) => job.state == JobState::Pending,
+            _ => false,
         }
     }
 

@@ -22,7 +22,7 @@ use dwell::driver::{Driver, Effects, Running};
 use dwell::gate::Gate;
 use dwell::gateway::Gateway;
 use dwell::keys;
-use dwell::launcher::Launcher;
+use dwell::launcher::{Launcher, Launchers};
 use dwell::session_urls::{Scheme, SessionUrls};
 use dwell::store::Store;
 use dwell::store::sqlite::Sqlite;
@@ -30,6 +30,7 @@ use dwell::tunnel::Switchboard;
 use dwell_core::control_plane::{ControlPlane, Launch, LaunchOutcome, Settings};
 use dwell_core::gpu::{GpuType, Inventory};
 use dwell_core::id::{KeyId, SessionId};
+use dwell_core::job::Offer;
 use dwell_core::key::Key;
 use dwell_core::limits::Limits;
 use dwell_core::machine::Access;
@@ -133,6 +134,7 @@ impl World {
             limits: Limits::default(),
             prices: Prices([(a10g.clone(), rate)].into()),
             inventory: Inventory::declared([(&a10g, 2), (&GpuType::cpu(), 4)]),
+            offers: vec![Offer::Host],
             // Port 0 is any free one.
             ports: PortPool::new(0..=0, 0),
         };
@@ -140,17 +142,14 @@ impl World {
         let agents = Agents::default();
         let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admission.clone());
         let effects = Effects::new(
-            Arc::new(agents.clone()),
+            Launchers::new(Arc::new(agents.clone()), []),
             gateway.clone(),
             Switchboard::default(),
             admission.clone(),
             Access::Link,
         );
-        let (limits, inventory, prices) = (
-            settings.limits.clone(),
-            settings.inventory.clone(),
-            settings.prices.clone(),
-        );
+        let (limits, prices) = (settings.limits.clone(), settings.prices.clone());
+        let (gpu_types, default_gpu_type) = (settings.gpu_types(), settings.default_gpu_type());
         let snapshot = store.load().await.expect("a snapshot");
         let plane = ControlPlane::recover(settings, snapshot, clock::now());
         let (driver, running) = Driver::start(ready(Ok(plane)), Arc::clone(&store), effects);
@@ -166,7 +165,8 @@ impl World {
             urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080),
             default_access: Access::Link,
             limits,
-            inventory,
+            gpu_types,
+            default_gpu_type,
             prices,
             engine: None,
         });

@@ -1,5 +1,6 @@
 //! Sessions and GPU events as answers write them.
 
+use dwell_core::job::Job;
 use dwell_core::session::{EndReason, Session, State};
 use dwell_core::time::Timestamp;
 use serde::Serialize;
@@ -120,9 +121,53 @@ pub(super) struct SessionResponse {
     /// included.
     #[schema(required = false)]
     pub queue_position: Option<u32>,
+    /// Its job, if a cluster's engine runs it.
+    #[schema(required = false)]
+    pub job: Option<JobResponse>,
     /// What its GPU cost so far, in dollars.
     #[schema(required = false)]
     pub cost: f64,
+}
+
+/// What a cluster's engine runs for a session.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Job)]
+pub(super) struct JobResponse {
+    /// The launcher, by its name in the server's configuration.
+    #[schema(example = "slurm")]
+    launcher: String,
+    /// What the engine calls the job.
+    id: String,
+    /// When the engine expects to have a place for it, if it waits.
+    starts_at: Option<DateTime>,
+    /// What the engine said of it, in its own words, the last at the end.
+    timeline: Vec<SaidResponse>,
+}
+
+/// Something that an engine said.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Said)]
+pub(super) struct SaidResponse {
+    /// When it was heard.
+    at: DateTime,
+    /// What.
+    #[schema(example = "PENDING (Resources)")]
+    words: String,
+}
+
+impl JobResponse {
+    fn new(session: &Session, job: &Job) -> Self {
+        let said = job.said.iter().map(|said| SaidResponse {
+            at: DateTime(said.at),
+            words: said.words.clone(),
+        });
+        Self {
+            launcher: job.launcher.0.clone(),
+            id: job.id.0.clone(),
+            starts_at: job.starts_at.filter(|_| session.is_queued()).map(DateTime),
+            timeline: said.collect(),
+        }
+    }
 }
 
 impl SessionResponse {
@@ -156,6 +201,10 @@ impl SessionResponse {
             end_reason: ending.map(|ending| ending.reason.into()),
             error: ending.and_then(|ending| ending.error.clone()),
             queue_position: record.queue_position,
+            job: session
+                .job
+                .as_ref()
+                .map(|job| JobResponse::new(session, job)),
             cost: session.gpu_event.cost().dollars(),
         }
     }
@@ -257,8 +306,9 @@ pub(super) fn url(session: &Session, urls: &SessionUrls) -> Option<String> {
     Some(urls.url(session.id, port))
 }
 
-const fn status(session: &Session) -> SessionStatus {
+fn status(session: &Session) -> SessionStatus {
     match &session.state {
+        _ if session.is_queued() => SessionStatus::Queued,
         State::Queued { .. } => SessionStatus::Queued,
         State::Starting { .. } => SessionStatus::Starting,
         State::Running { .. } => SessionStatus::Running,

@@ -47,18 +47,24 @@ pub trait Cluster: Send + Sync + 'static {
     /// A sentence, when the engine does not answer. No answer is not "none".
     async fn jobs(&self) -> Result<Jobs, String>;
 
-    /// End a job. One that is gone is ended.
+    /// End this session's job of that id; some engines use ids again. One that is gone is
+    /// ended.
     ///
     /// # Errors
     /// A sentence. It is asked again.
-    async fn cancel(&self, job: &JobId) -> Result<(), String>;
+    async fn cancel(&self, session: SessionId, job: &JobId) -> Result<(), String>;
 
-    /// Let a job run for `time_limit` in all, from its start. Never called for clusters
-    /// that do not move limits.
+    /// Let this session's job run for `time_limit` in all, from its start. Never called for
+    /// clusters that do not move limits.
     ///
     /// # Errors
     /// A sentence. It is asked again.
-    async fn limit(&self, job: &JobId, time_limit: Millis) -> Result<(), String>;
+    async fn limit(
+        &self,
+        session: SessionId,
+        job: &JobId,
+        time_limit: Millis,
+    ) -> Result<(), String>;
 
     /// What there is of each GPU type, whoever uses it.
     ///
@@ -223,14 +229,14 @@ impl ClusterLauncher {
     }
 
     /// Have a job ended. What becomes of it shows at the next look.
-    pub async fn cancel(&self, job: JobId) {
-        let cancelled = self.cluster.cancel(&job);
+    pub async fn cancel(&self, session: SessionId, job: JobId) {
+        let cancelled = self.cluster.cancel(session, &job);
         self.ask_about(&job, "cancelled", cancelled).await;
     }
 
     /// Have a job's time limit moved. What becomes of it shows at the next look.
-    pub async fn limit(&self, job: JobId, time_limit: Millis) {
-        let limited = self.cluster.limit(&job, time_limit);
+    pub async fn limit(&self, session: SessionId, job: JobId, time_limit: Millis) {
+        let limited = self.cluster.limit(session, &job, time_limit);
         self.ask_about(&job, "given more time", limited).await;
     }
 

@@ -44,7 +44,7 @@ impl ControlPlane {
             let its_own = statuses.and_then(|statuses| self.take_its_own(id, statuses));
             self.job_is(id, its_own, asked_at, now);
         }
-        self.cancel_strays(launcher, found.into_values().flatten());
+        self.cancel_strays(launcher, &found);
         self.serve_queues(now);
     }
 
@@ -64,22 +64,25 @@ impl ControlPlane {
     }
 
     /// At the second look: the end of its session may be on its way to a job.
-    fn cancel_strays<'a>(
+    fn cancel_strays(
         &mut self,
         launcher: &LauncherName,
-        jobs: impl Iterator<Item = &'a JobStatus>,
+        found: &BTreeMap<SessionId, Vec<&JobStatus>>,
     ) {
-        let strays: BTreeSet<_> = jobs
-            .filter(|status| status.state != JobState::Ended)
-            .map(|status| (launcher.clone(), status.id.clone()))
+        let strays: BTreeSet<_> = found
+            .iter()
+            .flat_map(|(session, statuses)| statuses.iter().map(|status| (*session, *status)))
+            .filter(|(_, status)| status.state != JobState::Ended)
+            .map(|(session, status)| (launcher.clone(), session, status.id.clone()))
             .collect();
-        for (launcher, job) in strays.intersection(&self.strays) {
+        for (launcher, session, job) in strays.intersection(&self.strays) {
             self.pending.commands.push(Command::CancelJob {
                 launcher: launcher.clone(),
+                session: *session,
                 job: job.clone(),
             });
         }
-        self.strays.retain(|(of, _)| of != launcher);
+        self.strays.retain(|(of, ..)| of != launcher);
         self.strays.extend(strays);
     }
 
@@ -183,6 +186,7 @@ impl ControlPlane {
         if cluster.moves_time_limits && status.time_limit.is_some_and(|it| it < time_limit) {
             self.pending.commands.push(Command::LimitJob {
                 launcher: cluster.name.clone(),
+                session: id,
                 job: status.id.clone(),
                 time_limit,
             });
@@ -242,7 +246,10 @@ impl ControlPlane {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let job = Job::after(session.job.as_ref(), status, now.wall);
+        let Some(launcher) = launcher_of(session) else {
+            return;
+        };
+        let job = Job::after(session.job.as_ref(), launcher, status, now.wall);
         if session.job.as_ref() != Some(&job) {
             let mut session = session.clone();
             session.job = Some(job);
@@ -269,6 +276,7 @@ impl ControlPlane {
         {
             self.pending.commands.push(Command::CancelJob {
                 launcher: launcher.clone(),
+                session: id,
                 job: job.id.clone(),
             });
         }

@@ -104,6 +104,7 @@ fn a_running_session_is_written_so() {
   "end_reason": null,
   "error": null,
   "queue_position": null,
+  "job": null,
   "cost": 1.1
 }"#
     );
@@ -142,6 +143,7 @@ fn a_session_that_failed_in_a_personal_account_is_written_so() {
   "end_reason": "failed",
   "error": "The app exited with 3",
   "queue_position": null,
+  "job": null,
   "cost": 1.1
 }"#
     );
