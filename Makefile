@@ -17,7 +17,7 @@ FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
+.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ test-engines: setup $(APPS)/jupyter.tar ## Sessions in containers: Docker Engine
 	$(CARGO) test --test engines --no-run
 	tests/setup/alone.sh $(CARGO) test --test engines docker::
 	tests/setup/alone.sh $(CARGO) test --test engines podman::
+
+test-slurm: setup ## Sessions on Slurm: clusters of the tests' own, installed where that is possible
+	tests/setup/debian.sh slurmctld=slurmctld slurmd=slurmd squeue=slurm-client ip=iproute2 unshare=util-linux
+	$(CARGO) test --test engines --no-run
+	tests/setup/alone.sh $(CARGO) test --test engines slurm::
 
 $(APPS)/jupyter.tar: tests/requirements.txt tests/setup/jupyter-image.sh
 	tests/setup/jupyter-image.sh $(PYTHON) $@

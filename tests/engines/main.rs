@@ -16,6 +16,7 @@ mod harness;
 #[expect(dead_code, reason = "tests of plain processes need more")]
 #[path = "../agent/host.rs"]
 mod host;
+mod slurm;
 mod stories;
 
 /// The same for each engine.
