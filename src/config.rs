@@ -28,7 +28,6 @@ pub use acme::AcmeSays;
 use acme::check_names;
 use file::FileSays;
 pub use launchers::ClusterConfig;
-use launchers::PlaceSays;
 use reader::Source;
 
 /// Where a server listens when nobody says otherwise.
@@ -219,14 +218,7 @@ impl Config {
             Some(_) | None => host_of(listen.ip()),
         });
         let advertise_url = flags.advertise_url.or(file.advertise_url);
-        let places = file.launchers.places.into_iter().map(|place| match place {
-            PlaceSays::Host => Ok(PlaceConfig::Host),
-            PlaceSays::Cluster(cluster) => {
-                let cluster = cluster.resolve(advertise_url.as_deref())?;
-                Ok(PlaceConfig::Cluster(Box::new(cluster)))
-            }
-        });
-        let mut places = places.collect::<Result<Vec<_>, _>>()?;
+        let mut places = file.launchers.places;
         if places.is_empty() {
             places.push(PlaceConfig::Host);
         }

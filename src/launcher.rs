@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod local;
+pub mod slurm;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

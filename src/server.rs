@@ -22,7 +22,7 @@ use crate::acme::Renewal;
 use crate::admission::{Admission, Redemption};
 use crate::api::{self, Api};
 use crate::clock;
-use crate::config::{Config, PlaceConfig, TlsFiles};
+use crate::config::{Config, PlaceConfig, TlsFiles, host_of};
 use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
 use crate::failpoint::{self, Point};
@@ -31,7 +31,7 @@ use crate::gateway::{self, Desk, Gateway, Issued, Open, TimeLimits, Tls, TlsErro
 use crate::gpus;
 use crate::keys::{self, AgentSecrets, SlugSecret};
 use crate::launcher::Launchers;
-use crate::launcher::cluster::ClusterLauncher;
+use crate::launcher::cluster::{ClusterLauncher, ClusterSettings};
 use crate::launcher::local::Local;
 use crate::member::Membership;
 use crate::peers::Peers;
@@ -193,7 +193,7 @@ impl Server {
             url: url.clone(),
             pid: std::process::id(),
         })?;
-        let clusters = clusters(&config, &secrets)?;
+        let clusters = clusters(&config, &secrets, address)?;
         let launchers = Launchers::new(Arc::new(launcher), clusters.clone());
         let (gpu_types, default_gpu_type) = (settings.gpu_types(), settings.default_gpu_type());
         let effects = Effects::new(
@@ -590,6 +590,7 @@ fn offer(place: &PlaceConfig) -> Offer {
 fn clusters(
     config: &Config,
     secrets: &AgentSecrets,
+    listens_at: SocketAddr,
 ) -> Result<Vec<Arc<ClusterLauncher>>, StartError> {
     let of_place = |place: &PlaceConfig| match place {
         PlaceConfig::Host => None,
@@ -601,8 +602,10 @@ fn clusters(
             .engine
             .connect(&cluster.settings, &secrets.installation())
             .map_err(|why| StartError(format!("launcher {name}: {why}")))?;
+        let server_url = where_nodes_reach_us(config, &cluster.settings, listens_at)?;
         Ok(Arc::new(ClusterLauncher::new(
             cluster.settings,
+            server_url,
             engine,
             secrets.clone(),
             config.limits.heartbeat,
@@ -610,6 +613,36 @@ fn clusters(
         )))
     });
     clusters.collect()
+}
+
+/// What a cluster's agents are told to call.
+fn where_nodes_reach_us(
+    config: &Config,
+    cluster: &ClusterSettings,
+    listens_at: SocketAddr,
+) -> Result<String, StartError> {
+    let said = cluster
+        .server_url
+        .as_ref()
+        .or(config.advertise_url.as_ref());
+    if let Some(url) = said {
+        return Ok(url.clone());
+    }
+    let name = &cluster.name;
+    if config.tls.is_some() || config.acme.is_some() {
+        return Err(StartError(format!(
+            "launcher {name}: its nodes know this server by the name in its certificate; say \
+             which, as server_url of the [[launcher]] or advertise_url"
+        )));
+    }
+    if listens_at.ip().is_loopback() {
+        tracing::warn!(
+            "the nodes of {name} do not reach {listens_at}, unless they are this host; listen \
+             elsewhere, or say where they do as server_url of the [[launcher]]"
+        );
+    }
+    let (host, port) = (host_of(listens_at.ip()), listens_at.port());
+    Ok(format!("http://{host}:{port}"))
 }
 
 /// A key made at the machine itself while no server runs. Returns its secret.

@@ -7,11 +7,12 @@ use dwell_core::time::Millis;
 
 use super::file::{MINUTES, SECONDS, check_path, gpu_type};
 use super::reader::{Entry, Table};
-use super::{ConfigError, parse_origin};
+use super::{ConfigError, PlaceConfig, parse_origin};
 use crate::agent::spec::ServerAt;
 use crate::engine::{EngineSettings, GpuPassing, Subnets};
 use crate::launcher::cluster::{ClusterEngine, ClusterSettings};
 use crate::launcher::local::Manner;
+use crate::launcher::slurm::{ContainersBy, SlurmSettings};
 
 /// What the tables say.
 #[derive(Default)]
@@ -19,23 +20,7 @@ pub struct LaunchersSay {
     /// How agents are started on this host.
     pub host: Manner,
     /// In the order of preference. None at all is this host alone.
-    pub places: Vec<PlaceSays>,
-}
-
-/// Where sessions are put.
-pub enum PlaceSays {
-    /// On this host.
-    Host,
-    /// In jobs of a cluster.
-    Cluster(Box<ClusterSays>),
-}
-
-/// What a table says of a cluster.
-pub struct ClusterSays {
-    settings: ClusterSettings,
-    /// Where its nodes reach the server, if it says so.
-    server_url: Option<String>,
-    engine: ClusterEngine,
+    pub places: Vec<PlaceConfig>,
 }
 
 /// A cluster, and the engine that it has.
@@ -47,38 +32,10 @@ pub struct ClusterConfig {
     pub engine: ClusterEngine,
 }
 
-impl ClusterSays {
-    /// The cluster, where `advertised` is where others reach this server.
-    pub fn resolve(self, advertised: Option<&str>) -> Result<ClusterConfig, ConfigError> {
-        let Self {
-            settings,
-            server_url,
-            engine,
-        } = self;
-        let url = server_url.or_else(|| advertised.map(str::to_owned));
-        let Some(server_url) = url else {
-            return Err(ConfigError {
-                place: None,
-                sentence: format!(
-                    "launcher \"{}\": its nodes must reach this server; say where, as \
-                     server_url of the [[launcher]] or advertise_url",
-                    settings.name
-                ),
-            });
-        };
-        Ok(ClusterConfig {
-            settings: ClusterSettings {
-                server_url,
-                ..settings
-            },
-            engine,
-        })
-    }
-}
-
 /// Which launcher a table is about.
 enum Kind {
     Local,
+    Slurm,
     /// The default socket, if `DOCKER_HOST` names none.
     Engine(&'static str),
 }
@@ -96,14 +53,16 @@ impl LaunchersSay {
                 "local" => Ok(Kind::Local),
                 "docker" => Ok(Kind::Engine("unix:///var/run/docker.sock")),
                 "podman" => Ok(Kind::Engine("unix:///run/podman/podman.sock")),
-                "slurm" | "kubernetes" => Err(format!(
+                "slurm" => Ok(Kind::Slurm),
+                "kubernetes" => Err(format!(
                     "\"{kind}\" is not there yet; use \"local\" or \"docker\", or no [[launcher]] at all"
                 )),
                 other => Err(format!(
-                    "there is no launcher \"{other}\"; use \"local\", \"docker\" or \"podman\""
+                    "there is no launcher \"{other}\"; use \"local\", \"docker\", \"podman\" or \"slurm\""
                 )),
             })?;
             match kind {
+                Kind::Slurm => says.put_in_cluster(cluster(&mut launcher, "slurm", here, slurm)?),
                 Kind::Engine(socket) => {
                     let this = engine(&mut launcher, socket)?;
                     if engine_settings.replace(this).is_some() {
@@ -132,10 +91,14 @@ impl LaunchersSay {
         Ok(says)
     }
 
+    fn put_in_cluster(&mut self, cluster: ClusterConfig) {
+        self.places.push(PlaceConfig::Cluster(Box::new(cluster)));
+    }
+
     fn put_on_host(&mut self) {
-        let is_there = |place: &PlaceSays| matches!(place, PlaceSays::Host);
+        let is_there = |place: &PlaceConfig| matches!(place, PlaceConfig::Host);
         if !self.places.iter().any(is_there) {
-            self.places.push(PlaceSays::Host);
+            self.places.push(PlaceConfig::Host);
         }
     }
 }
@@ -174,13 +137,12 @@ fn path(
 
 /// What a table says of a cluster, whichever engine it has; `engine` is what it says of
 /// that.
-#[expect(dead_code, reason = "the engines come next")]
 fn cluster(
     table: &mut Table<'_>,
     kind: &str,
     here: &Path,
-    engine: fn(&mut Table<'_>, &Path) -> Result<ClusterEngine, ConfigError>,
-) -> Result<ClusterSays, ConfigError> {
+    engine: fn(&mut Table<'_>) -> Result<ClusterEngine, ConfigError>,
+) -> Result<ClusterConfig, ConfigError> {
     /// More jobs than any engine has.
     const MOST_JOBS: u32 = 1_000_000;
     let name = match table.take("name") {
@@ -220,15 +182,63 @@ fn cluster(
         name: LauncherName(name),
         gpus,
         jobs_max: jobs_max.transpose()?,
-        server_url: String::new(),
+        server_url: server_url.transpose()?,
         server_certificate,
         look_every,
     };
-    Ok(ClusterSays {
+    Ok(ClusterConfig {
         settings,
-        server_url: server_url.transpose()?,
-        engine: engine(table, here)?,
+        engine: engine(table)?,
     })
+}
+
+/// What a table says of Slurm.
+fn slurm(table: &mut Table<'_>) -> Result<ClusterEngine, ConfigError> {
+    /// More than any node has.
+    const MOST_CPUS: u32 = 100_000;
+    /// A pebibyte.
+    const MOST_MIB: u32 = 1 << 30;
+    let mut word = |key| {
+        table
+            .take(key)
+            .map(|entry| entry.parse(check_word))
+            .transpose()
+    };
+    let (partition, account) = (word("partition")?, word("account")?);
+    let (qos, output, agent) = (word("qos")?, word("output")?, word("agent")?);
+    let containers = match table.take("containers") {
+        Some(entry) => Some(entry.parse(|text| match text {
+            "pyxis" => Ok(ContainersBy::Pyxis),
+            "apptainer" => Ok(ContainersBy::Apptainer),
+            other => Err(format!(
+                "\"{other}\" is neither \"pyxis\" nor \"apptainer\""
+            )),
+        })?),
+        None => None,
+    };
+    let cpus = table.take("cpus").map(|it| it.whole(1..=MOST_CPUS));
+    let memory_mib = table.take("memory_mib").map(|it| it.whole(1..=MOST_MIB));
+    let options = table.take("options").map(|entry| entry.words());
+    let moves = table.take("moves_time_limits").map(|entry| entry.truth());
+    Ok(ClusterEngine::Slurm(SlurmSettings {
+        partition,
+        account,
+        qos,
+        output,
+        agent,
+        containers,
+        cpus: cpus.transpose()?,
+        memory_mib: memory_mib.transpose()?.map(u64::from),
+        options: options.transpose()?.unwrap_or_default(),
+        moves_time_limits: moves.transpose()?.unwrap_or_default(),
+    }))
+}
+
+fn check_word(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.contains(['\n', '\0']) {
+        return Err("must say something, in one line".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn check_name(text: &str) -> Result<String, String> {

@@ -196,6 +196,12 @@ impl<'a> Entry<'a> {
             })
     }
 
+    /// True or false.
+    pub fn truth(&self) -> Result<bool, ConfigError> {
+        let value = self.value.get_ref().as_bool();
+        value.ok_or_else(|| self.must_be("true or false"))
+    }
+
     /// A list of texts.
     pub fn words(&self) -> Result<Vec<String>, ConfigError> {
         let list = self.value.get_ref().as_array();

@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::sleep;
 
 use super::Launcher;
+use super::slurm::{Slurm, SlurmSettings};
 use crate::agent::job::Assignment;
 use crate::agent::spec::{AgentSpec, AppLimits, ServerAt};
 use crate::clock;
@@ -126,8 +127,8 @@ pub struct ClusterSettings {
     pub gpus: BTreeMap<GpuType, String>,
     /// So many jobs of ours it may have at once.
     pub jobs_max: Option<u32>,
-    /// Where its nodes reach the server: a bare origin.
-    pub server_url: String,
+    /// Where its nodes reach the server: a bare origin. Where it listens if none.
+    pub server_url: Option<String>,
     /// Whom the agents trust at `server_url`, in PEM, where that is not who the web trusts.
     pub server_certificate: Option<String>,
     /// How often the engine is asked for all jobs.
@@ -136,7 +137,10 @@ pub struct ClusterSettings {
 
 /// Which engine a cluster has, and what the configuration says of it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ClusterEngine {}
+pub enum ClusterEngine {
+    /// Slurm.
+    Slurm(SlurmSettings),
+}
 
 impl ClusterEngine {
     /// The engine, of a cluster with these settings; `installation` is what our jobs are
@@ -146,22 +150,30 @@ impl ClusterEngine {
     /// A sentence, when it cannot be spoken to.
     pub fn connect(
         &self,
-        _settings: &ClusterSettings,
-        _installation: &str,
+        cluster: &ClusterSettings,
+        installation: &str,
     ) -> Result<Arc<dyn Cluster>, String> {
-        match *self {}
+        match self {
+            Self::Slurm(settings) => {
+                let slurm = Slurm::new(settings.clone(), cluster, installation);
+                Ok(Arc::new(slurm))
+            }
+        }
     }
 
     /// Whether the limit on a job's time can be moved once it was given.
     #[must_use]
     pub const fn moves_time_limits(&self) -> bool {
-        match *self {}
+        match self {
+            Self::Slurm(settings) => settings.moves_time_limits,
+        }
     }
 }
 
 /// The part of a cluster's launcher that is the same for every engine.
 pub struct ClusterLauncher {
     settings: ClusterSettings,
+    server_url: String,
     cluster: Arc<dyn Cluster>,
     secrets: AgentSecrets,
     heartbeat: Millis,
@@ -193,10 +205,11 @@ pub fn session_of_job(installation: &str, name: &str) -> Option<SessionId> {
 }
 
 impl ClusterLauncher {
-    /// Of an engine.
+    /// Of an engine whose nodes reach the server at `server_url`.
     #[must_use]
     pub fn new(
         settings: ClusterSettings,
+        server_url: String,
         cluster: Arc<dyn Cluster>,
         secrets: AgentSecrets,
         heartbeat: Millis,
@@ -204,6 +217,7 @@ impl ClusterLauncher {
     ) -> Self {
         Self {
             settings,
+            server_url,
             cluster,
             secrets,
             heartbeat,
@@ -329,7 +343,7 @@ impl ClusterLauncher {
             session: launch.session,
             secret: self.secrets.of(launch.session),
             server: ServerAt::Elsewhere {
-                url: self.settings.server_url.clone(),
+                url: self.server_url.clone(),
                 certificate: None,
             },
             recipe,
@@ -354,7 +368,7 @@ impl ClusterLauncher {
             time_limit: launch.time_limit,
             grace: launch.terms.grace_ms.max(launch.terms.timeout_grace_ms),
             limits: self.limits,
-            server_url: self.settings.server_url.clone(),
+            server_url: self.server_url.clone(),
             assignment,
         })
     }
