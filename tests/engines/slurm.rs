@@ -153,6 +153,29 @@ async fn jobs_go_on_while_the_controller_is_dead_or_does_not_answer() {
     slurm.becomes(&id, "CANCELLED").await;
 }
 
+/// Whoever asks for a job must know that it may be forgotten, and its id be another's.
+#[tokio::test]
+async fn a_controller_that_is_killed_at_once_forgets_the_job_it_took_and_starts_another_twice() {
+    let slurm = Cluster::with("");
+    let file = slurm.file("twice");
+    let one = slurm.submit(
+        &[],
+        &format!("echo start >> {0}; {FOREVER}", file.display()),
+    );
+    slurm.becomes(&one, "RUNNING").await;
+    written(&file).await;
+    let other = slurm.submit(&[], FOREVER);
+    slurm.kill_slurmctld();
+    slurm.slurmctld_comes_back();
+    assert_eq!(slurm.job(&other), None);
+    assert_eq!(slurm.submit(&[], "true"), other);
+    let began = Instant::now();
+    while written(&file).await != "start\nstart\n" {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn jobs_go_on_while_their_hosts_slurmd_is_dead() {
     let slurm = slurm();
@@ -178,6 +201,12 @@ async fn a_job_whose_host_loses_power_is_said_to_have_failed_with_it() {
     slurm.node_dies("n3");
     let job = slurm.becomes(&id, "NODE_FAIL").await;
     assert_eq!(job["batch_host"], "n3");
+    let length = || std::fs::metadata(&file).unwrap().len();
+    let before = length();
+    slurm.node_comes_back("n3");
+    let next = slurm.submit(&["--nodelist=n3"], "true");
+    slurm.becomes(&next, "COMPLETED").await;
+    assert_eq!(length(), before, "it goes on");
 }
 
 #[tokio::test]

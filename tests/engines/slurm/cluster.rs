@@ -45,8 +45,8 @@ pub struct Cluster {
     /// Who kills some of it is alone with it.
     users: RwLock<()>,
     dir: PathBuf,
-    /// Removes it at the end, if it ends before the tests do.
-    _removes: Option<TempDir>,
+    /// The same, where it is to be removed.
+    _temporary: Option<TempDir>,
 }
 
 /// The one that all tests of this process may use.
@@ -70,7 +70,7 @@ impl Cluster {
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .unwrap();
         let mut cluster = Self::start(dir.path().to_owned(), lines);
-        cluster._removes = Some(dir);
+        cluster._temporary = Some(dir);
         cluster
     }
 
@@ -90,7 +90,7 @@ impl Cluster {
             _munge: munge(&dir),
             users: RwLock::new(()),
             dir,
-            _removes: None,
+            _temporary: None,
         };
         cluster.slurmctld_comes_back();
         for gpus in &NODES {
@@ -244,6 +244,11 @@ impl Cluster {
         self.node(node).dies();
     }
 
+    pub fn node_comes_back(&self, node: &str) {
+        self.node(node).boots();
+        self.slurmd_comes_back(node);
+    }
+
     fn node(&self, name: &str) -> &Host {
         let index = NODES.iter().position(|gpus| gpus.node == name).unwrap();
         &self.nodes[index]
@@ -253,7 +258,8 @@ impl Cluster {
     fn is_up(&self, node: &str) -> bool {
         let format = ["--noheader", "--format=%T", "--partition=gpu"];
         let state = self.command(&[&["sinfo", "--nodes", node], &format[..]].concat());
-        ["idle", "mixed", "allocated"].contains(&state.as_str())
+        // A star says that it does not answer.
+        !state.starts_with("down") && !state.ends_with('*')
     }
 
     fn wait_for(&self, otherwise: &str, is_so: impl Fn() -> bool) {
@@ -269,20 +275,24 @@ impl Cluster {
     }
 }
 
-/// One of its hosts: a daemon, and processes that are gone with their host.
+/// One of its hosts: a daemon, and processes that are gone when their host is.
 struct Host {
+    /// Where `slurm.conf` is.
+    dir: PathBuf,
+    daemon: Vec<String>,
     port: Option<u16>,
-    machine: Mutex<Machine>,
+    first: Mutex<Option<First>>,
 }
 
-/// The first process of its PID namespace, told what to do with the daemon.
-struct Machine {
-    init: Child,
+/// The first process of a host's PID namespace, told what to do with the daemon. With the
+/// last order it ends, and takes all others along.
+struct First {
+    process: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
-const INIT: &str = r#"
+const FIRST: &str = r#"
 while read -r order; do
   case $order in
     start) "$@" </dev/null >>log 2>&1 & daemon=$! ;;
@@ -294,35 +304,44 @@ while read -r order; do
 done"#;
 
 impl Host {
-    /// One whose daemon is told to start later, listens there, and finds `slurm.conf` in `dir`.
+    /// One whose daemon is told to start later, and takes connections there.
     fn new(dir: &Path, port: impl Into<Option<u16>>, daemon: &[&str]) -> Self {
-        let mut init = Command::new("unshare")
+        let host = Self {
+            dir: dir.to_owned(),
+            daemon: daemon.iter().map(ToString::to_string).collect(),
+            port: port.into(),
+            first: Mutex::new(None),
+        };
+        host.boots();
+        host
+    }
+
+    fn boots(&self) {
+        let mut process = Command::new("unshare")
             .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
-            .args(["bash", "-c", INIT, "init"])
-            .args(daemon)
-            .current_dir(dir)
-            .env("SLURM_CONF", dir.join("slurm.conf"))
+            .args(["bash", "-c", FIRST, "first"])
+            .args(&self.daemon)
+            .current_dir(&self.dir)
+            .env("SLURM_CONF", self.dir.join("slurm.conf"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let machine = Machine {
-            orders: init.stdin.take().unwrap(),
-            answers: BufReader::new(init.stdout.take().unwrap()),
-            init,
+        let first = First {
+            orders: process.stdin.take().unwrap(),
+            answers: BufReader::new(process.stdout.take().unwrap()),
+            process,
         };
-        Self {
-            port: port.into(),
-            machine: Mutex::new(machine),
-        }
+        *self.first.lock().unwrap() = Some(first);
     }
 
     fn order(&self, what: &str) {
-        let mut machine = self.machine.lock().unwrap();
-        writeln!(machine.orders, "{what}").unwrap();
+        let mut first = self.first.lock().unwrap();
+        let first = first.as_mut().expect("a host that has power");
+        writeln!(first.orders, "{what}").unwrap();
         let mut answer = String::new();
-        machine.answers.read_line(&mut answer).unwrap();
+        first.answers.read_line(&mut answer).unwrap();
         assert_eq!(answer, "done\n", "{what}");
     }
 
@@ -333,9 +352,15 @@ impl Host {
     }
 
     fn dies(&self) {
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        machine.init.kill().unwrap();
-        machine.init.wait().unwrap();
+        let first = self
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut first) = first {
+            drop(first.orders);
+            let _ = first.process.wait();
+        }
     }
 }
 
