@@ -204,7 +204,7 @@ impl Server {
     pub fn start(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut server = Self::start_in(dir.path(), config);
-        server._owned = Some(dir);
+        server.owns(dir);
         server
     }
 
@@ -290,6 +290,11 @@ impl Server {
             enter: enter.to_vec(),
             _owned: None,
         })
+    }
+
+    /// Its directory goes with it.
+    pub fn owns(&mut self, dir: TempDir) {
+        self._owned = Some(dir);
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,6 +1,7 @@
 //! What the tests of sessions on Slurm rely on: that their cluster does as clusters do.
 
 mod cluster;
+mod stories;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
