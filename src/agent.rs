@@ -44,14 +44,19 @@ use journal::{Entry, Journal, Lock, Past};
 use spec::AgentSpec;
 use supervisor::Supervisor;
 
-/// `dwell agent DIR`, `dwell agent job`, `dwell agent init`, or `dwell agent keep`. No argument parser: this path is short
-/// because a session's start is as long as it is.
+/// `dwell agent DIR`, `dwell agent job`, `dwell agent init`, `dwell agent keep`, or
+/// `dwell agent --version`. No argument parser: this path is short because a session's start
+/// is as long as it is.
 #[must_use]
 pub fn main(args: &[String]) -> ExitCode {
     match args {
         [mode] if mode == "init" => init::main(),
         [mode, container] if mode == "keep" => keeper::main(container),
         [mode] if mode == "job" => report(run_in_job()),
+        [mode] if mode == "--version" => {
+            println!("dwell agent {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
         [dir] => report(run(&SessionDir(PathBuf::from(dir)))),
         _ => {
             eprintln!("dwell agent DIR: runs the session in DIR; the server starts it");

@@ -8,6 +8,7 @@
 //!   takeover.sock   where it can be asked to give way to another
 //!   admin.key       the first key, mode 0600
 //!   acme/CA/        account.json and NAME.pem (key and certificate), mode 0600
+//!   agents/SHA256   agents that jobs of clusters were promised
 //!   store.db        sessions, machines, keys, GPU events
 //!   sessions/ID/    one session: see `SessionDir`
 //! ```
@@ -219,6 +220,12 @@ impl DataDir {
     #[must_use]
     pub fn acme(&self) -> PathBuf {
         self.0.join("acme")
+    }
+
+    /// The agents that jobs of clusters were promised, each named by its hash.
+    #[must_use]
+    pub fn agents(&self) -> PathBuf {
+        self.0.join("agents")
     }
 
     /// The store.

@@ -1,6 +1,7 @@
 //! Launchers: how an engine is asked to get `dwell agent` running somewhere.
 
 pub mod cluster;
+pub mod handout;
 pub mod local;
 pub mod slurm;
 

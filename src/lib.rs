@@ -8,6 +8,7 @@
 pub mod acme;
 pub mod admission;
 pub mod agent;
+pub mod agents;
 pub mod api;
 pub mod cli;
 pub mod client;

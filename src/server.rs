@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::acme::Renewal;
 use crate::admission::{Admission, Redemption};
+use crate::agents::Agents;
 use crate::api::{self, Api};
 use crate::clock;
 use crate::config::{Config, PlaceConfig, TlsFiles, host_of};
@@ -193,7 +194,20 @@ impl Server {
             url: url.clone(),
             pid: std::process::id(),
         })?;
-        let clusters = clusters(&config, &secrets, address)?;
+        let (leads, servers) = (records.leads(), watch::Sender::default());
+        let agents = Agents::new(data_dir.agents(), servers.subscribe());
+        let is_cluster = |place: &PlaceConfig| *place != PlaceConfig::Host;
+        let agent = if config.places.iter().any(is_cluster) {
+            let agent = agents.take_in().await;
+            agent.map_err(|why| StartError(format!("there is no agent to hand out: {why}")))?
+        } else {
+            String::new()
+        };
+        let clusters = clusters(&config, &secrets, address, &agent)?;
+        if !clusters.is_empty() {
+            let retention = Duration::from(config.limits.retention);
+            background.spawn(agents.clone().keep(agent, retention));
+        }
         let launchers = Launchers::new(Arc::new(launcher), clusters.clone());
         let (gpu_types, default_gpu_type) = (settings.gpu_types(), settings.default_gpu_type());
         let effects = Effects::new(
@@ -203,7 +217,6 @@ impl Server {
             admission.clone(),
             config.access,
         );
-        let (leads, servers) = (records.leads(), watch::Sender::default());
         let (driver, driving, membership) = records.drive(settings, effects, servers.clone());
         if let Some(key) = admin_key.as_deref().filter(|_| leads && !is_on_record) {
             put_first_key_on_record(&driver, key).await?;
@@ -264,7 +277,11 @@ impl Server {
         if let Some(tls) = tls {
             background.spawn(tls.keep_fresh(LOOK_AT_CERTIFICATE_EVERY));
         }
-        let desk = Desk::new(api::router(api).merge(tunnel.router()));
+        let desk = Desk::new(
+            api::router(api)
+                .merge(tunnel.router())
+                .merge(agents.router()),
+        );
         if membership.is_some() {
             // Another serves visitors until this one knows where to lead them.
             driver.loaded().await.map_err(StartError)?;
@@ -586,11 +603,13 @@ fn offer(place: &PlaceConfig) -> Offer {
     }
 }
 
-/// The launchers of all clusters that the configuration names.
+/// The launchers of all clusters that the configuration names; jobs may fetch the agent with
+/// the hash `agent`.
 fn clusters(
     config: &Config,
     secrets: &AgentSecrets,
     listens_at: SocketAddr,
+    agent: &str,
 ) -> Result<Vec<Arc<ClusterLauncher>>, StartError> {
     let of_place = |place: &PlaceConfig| match place {
         PlaceConfig::Host => None,
@@ -610,6 +629,7 @@ fn clusters(
             secrets.clone(),
             config.limits.heartbeat,
             config.app_limits,
+            agent,
         )))
     });
     clusters.collect()

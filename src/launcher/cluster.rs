@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::sleep;
 
 use super::Launcher;
+use super::handout::Handout;
 use super::slurm::{Slurm, SlurmSettings};
 use crate::agent::job::Assignment;
 use crate::agent::spec::{AgentSpec, AppLimits, ServerAt};
@@ -29,6 +30,8 @@ use crate::keys::AgentSecrets;
 
 /// So many requests are under way at an engine at once.
 const AT_ONCE_MAX: usize = 8;
+/// Linux has no variable of an environment be longer than 128 KiB, its name included.
+const ASSIGNMENT_BYTES_MAX: usize = 128 * 1024 - 64;
 /// The longest pause between two questions to an engine that does not answer.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -104,6 +107,8 @@ pub struct Order {
     pub limits: AppLimits,
     /// Where its server is: a bare origin.
     pub server_url: String,
+    /// The agent that it is promised: see [`super::handout::script`].
+    pub agent: Handout,
     /// What its agent finds in its environment, by the name of
     /// [`crate::agent::job::ASSIGNMENT`].
     pub assignment: String,
@@ -178,6 +183,7 @@ pub struct ClusterLauncher {
     secrets: AgentSecrets,
     heartbeat: Millis,
     limits: AppLimits,
+    agent: Handout,
     at_once: Semaphore,
     last_look: Mutex<Option<Look>>,
     /// Jobs about which a request is under way.
@@ -205,7 +211,8 @@ pub fn session_of_job(installation: &str, name: &str) -> Option<SessionId> {
 }
 
 impl ClusterLauncher {
-    /// Of an engine whose nodes reach the server at `server_url`.
+    /// Of an engine whose nodes reach the server at `server_url`, and fetch from it the agent
+    /// with the hash `agent`.
     #[must_use]
     pub fn new(
         settings: ClusterSettings,
@@ -214,8 +221,10 @@ impl ClusterLauncher {
         secrets: AgentSecrets,
         heartbeat: Millis,
         limits: AppLimits,
+        agent: &str,
     ) -> Self {
         Self {
+            agent: Handout::of(&server_url, agent),
             settings,
             server_url,
             cluster,
@@ -360,6 +369,13 @@ impl ClusterLauncher {
             server_certificate: self.settings.server_certificate.clone(),
         };
         let assignment = serde_json::to_string(&assignment).map_err(|error| error.to_string())?;
+        if assignment.len() > ASSIGNMENT_BYTES_MAX {
+            return Err(format!(
+                "The machine's command and environment are too large for a job: with what else its \
+                 agent is told they are {} bytes, and may be {ASSIGNMENT_BYTES_MAX}",
+                assignment.len()
+            ));
+        }
         Ok(Order {
             session: launch.session,
             name: job_name(&self.secrets.installation(), launch.session),
@@ -369,6 +385,7 @@ impl ClusterLauncher {
             grace: launch.terms.grace_ms.max(launch.terms.timeout_grace_ms),
             limits: self.limits,
             server_url: self.server_url.clone(),
+            agent: self.agent.clone(),
             assignment,
         })
     }

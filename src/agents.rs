@@ -1,0 +1,200 @@
+//! The agents that a server hands out to jobs of clusters, each named by its hash.
+//!
+//! One that was promised to a job is kept as long as sessions are: the job may wait in its
+//! queue while the server is upgraded. Anyone may have them: they are nobody's secret, and
+//! what they are to do is not in them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{self, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio_util::io::ReaderStream;
+use uuid::Uuid;
+
+use crate::keys::hex;
+use crate::launcher::handout::PATH;
+use crate::peers::{PASSED_ON, Peers};
+
+/// What the agent is called that is installed beside the server, and runs on more hosts.
+const STATIC_AGENT: &str = "dwell-agent";
+/// How often what is kept is looked at.
+const LOOK_EVERY: Duration = Duration::from_hours(1);
+
+/// The agents in a directory. Clones are handles to the same ones.
+#[derive(Clone)]
+pub struct Agents {
+    dir: PathBuf,
+    /// All servers, if there are several: another may have been the one that promised.
+    servers: watch::Receiver<Vec<String>>,
+    peers: Peers,
+}
+
+impl Agents {
+    /// Those in `dir`, and what `servers` have.
+    #[must_use]
+    pub fn new(dir: PathBuf, servers: watch::Receiver<Vec<String>>) -> Self {
+        Self {
+            dir,
+            servers,
+            peers: Peers::default(),
+        }
+    }
+
+    /// Take in the agent of this server's version, and return its hash.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the directory not written.
+    pub async fn take_in(&self) -> io::Result<String> {
+        let dir = self.dir.clone();
+        let taken = tokio::task::spawn_blocking(move || copy_in(&own_agent(), &dir));
+        taken.await.map_err(io::Error::other)?
+    }
+
+    /// Keep the agent with the hash `promised`, and others for `retention` after they were
+    /// promised last.
+    pub async fn keep(self, promised: String, retention: Duration) {
+        loop {
+            let (dir, promised) = (self.dir.clone(), promised.clone());
+            let looked = tokio::task::spawn_blocking(move || {
+                File::open(dir.join(promised))?.set_modified(SystemTime::now())?;
+                remove_older(&dir, retention)
+            });
+            if let Ok(Err(error)) = looked.await {
+                tracing::warn!("the agents in {}: {error}", self.dir.display());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Where jobs fetch them.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route(&format!("{PATH}{{sha256}}"), get(hand_out))
+            .with_state(self)
+    }
+
+    /// What another server answers that has it.
+    async fn of_another(&self, method: &Method, uri: &Uri) -> Option<Response> {
+        let servers = self.servers.borrow().clone();
+        for server in servers {
+            let mut question = Request::new(Body::empty());
+            question.method_mut().clone_from(method);
+            question.uri_mut().clone_from(uri);
+            if let Some(Ok(answer)) = self.peers.pass_on(question, &server).await
+                && answer.status() == StatusCode::OK
+            {
+                return Some(answer.into_response());
+            }
+        }
+        None
+    }
+}
+
+async fn hand_out(
+    State(agents): State<Agents>,
+    extract::Path(sha256): extract::Path<String>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let not_here = || {
+        let sentence = "There is no such agent here; jobs are told the address of theirs\n";
+        (StatusCode::NOT_FOUND, sentence).into_response()
+    };
+    if !is_hash(&sha256) {
+        return not_here();
+    }
+    let Ok(file) = tokio::fs::File::open(agents.dir.join(&sha256)).await else {
+        if headers.contains_key(PASSED_ON) {
+            return not_here();
+        }
+        let elsewhere = agents.of_another(&method, &uri).await;
+        return elsewhere.unwrap_or_else(not_here);
+    };
+    let Ok(metadata) = file.metadata().await else {
+        return not_here();
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, metadata.len().to_string()),
+        (header::ETAG, format!("\"{sha256}\"")),
+        (
+            header::CACHE_CONTROL,
+            "public, max-age=31536000, immutable".to_owned(),
+        ),
+    ];
+    let body = Body::from_stream(ReaderStream::with_capacity(file, 64 * 1024));
+    (headers, body).into_response()
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(&it))
+}
+
+/// The one beside this program, or this program, which is an agent too.
+fn own_agent() -> PathBuf {
+    let beside = std::env::current_exe().map(|this| this.with_file_name(STATIC_AGENT));
+    match beside {
+        Ok(beside) if beside.is_file() => beside,
+        // Still the same file when the one on disk has been replaced by a newer one.
+        Ok(_) | Err(_) => PathBuf::from("/proc/self/exe"),
+    }
+}
+
+/// Copy `agent` to what its hash names in `dir`, whole or not at all.
+fn copy_in(agent: &Path, dir: &Path) -> io::Result<String> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let draft = dir.join(format!("{}.new", Uuid::new_v4()));
+    let copied = copy_and_hash(agent, &draft).and_then(|sha256| {
+        fs::rename(&draft, dir.join(&sha256))?;
+        File::open(dir)?.sync_all()?;
+        Ok(sha256)
+    });
+    if copied.is_err() {
+        drop(fs::remove_file(&draft));
+    }
+    copied
+}
+
+fn copy_and_hash(from: &Path, to: &Path) -> io::Result<String> {
+    let mut from = File::open(from)?;
+    let mut options = OpenOptions::new();
+    let mut to = options.write(true).create_new(true).mode(0o600).open(to)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = from.read(&mut buffer)?;
+        let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else {
+            break;
+        };
+        hash.update(chunk);
+        to.write_all(chunk)?;
+    }
+    to.sync_all()?;
+    Ok(hex(&hash.finalize()))
+}
+
+/// Remove what nobody was promised for longer than `retention`, drafts included.
+fn remove_older(dir: &Path, retention: Duration) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if age > retention {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
