@@ -11,7 +11,7 @@ become() {
   if why=$("$1" agent --version 2>&1 </dev/null); then
     rm -f "$draft"
     export DWELL_AGENT
-    exec "$1" agent job
+    run "$1" agent job
   fi
   say "$1 cannot be run: $why"
   trouble=$CANNOT_RUN

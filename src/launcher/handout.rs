@@ -76,10 +76,11 @@ pub fn trouble(exit_status: i32) -> Option<&'static str> {
 }
 
 /// A script for any POSIX shell that finds the agent in a job and becomes it; with `fixed`
-/// it is that file and no other. It says on stderr what it does not find, and
+/// it is that file and no other, and with `within`, the words of a command which may name
+/// the agent `$1`, it is run by that. It says on stderr what it does not find, and
 /// [`trouble`] says what its exit status means then.
 #[must_use]
-pub fn script(order: &Order, fixed: Option<&str>) -> String {
+pub fn script(order: &Order, fixed: Option<&str>, within: Option<&str>) -> String {
     use std::fmt::Write;
     let Handout { url, sha256 } = &order.agent;
     let mut script = String::from("#!/bin/sh\n");
@@ -92,6 +93,8 @@ pub fn script(order: &Order, fixed: Option<&str>) -> String {
         // A String takes whatever is written.
         let _ = writeln!(script, "{name}={}", quoted(value));
     }
+    let within = within.unwrap_or_default();
+    let _ = writeln!(script, "run() {{\n  exec {within} \"$@\"\n}}");
     let mut sentences = String::new();
     for (status, name, sentence) in TROUBLES {
         let _ = writeln!(script, "{name}={status}");
@@ -105,6 +108,6 @@ pub fn script(order: &Order, fixed: Option<&str>) -> String {
 }
 
 /// As one word for a shell, whatever is in it.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -12,11 +12,13 @@ use async_trait::async_trait;
 use dwell_core::gpu::GpuType;
 use dwell_core::id::SessionId;
 use dwell_core::job::{JobId, JobState, JobStatus, Jobs};
+use dwell_core::machine::Container;
 use dwell_core::time::Millis;
 
 use super::cluster::{
     Capacity, Cluster, ClusterSettings, Order, SubmitError, job_name, session_of_job,
 };
+use super::handout::{quoted, script};
 use commands::{CommandError, Commands};
 
 /// The engine's word for a type whose jobs ask for no GPU.
@@ -82,7 +84,11 @@ impl Slurm {
 impl Cluster for Slurm {
     async fn submit(&self, order: &Order) -> Result<JobStatus, SubmitError> {
         let words = self.submission(order).map_err(SubmitError::Refused)?;
-        let script = self.script(order);
+        let within = order
+            .container
+            .as_ref()
+            .and_then(|container| self.within(container));
+        let script = script(order, self.settings.agent.as_deref(), within.as_deref());
         let printed = self.commands.run_with("sbatch", &words, &script).await;
         let printed = printed.map_err(|error| match error {
             CommandError::Refused(why) => SubmitError::Refused(format!("Slurm refuses: {why}")),
@@ -107,7 +113,7 @@ impl Cluster for Slurm {
             "--noheader".to_owned(),
             "--states=all".to_owned(),
             format!("--user={}", nix::unistd::geteuid()),
-            format!("--format={}", listing::FORMAT),
+            format!("--Format={}", listing::FORMAT),
         ];
         let printed = self.commands.run("squeue", &words).await;
         let printed = printed.map_err(|error| error.to_string())?;
@@ -135,15 +141,13 @@ impl Cluster for Slurm {
 
     async fn limit(
         &self,
-        session: SessionId,
+        _session: SessionId,
         job: &JobId,
         time_limit: Millis,
     ) -> Result<(), String> {
         let words = [
             "update".to_owned(),
             format!("JobId={}", job.0),
-            // Nothing happens to another's job that has the id by now.
-            format!("JobName={}", job_name(&self.installation, session)),
             format!("TimeLimit={}", minutes(time_limit)),
         ];
         match self.commands.run("scontrol", &words).await {
@@ -232,13 +236,18 @@ impl Slurm {
         words.extend(settings.options.iter().cloned());
         Ok(words)
     }
-}
 
-impl Slurm {
-    fn script(&self, order: &Order) -> String {
-        let agent = self.settings.agent.as_deref().unwrap_or("dwell");
-        let assignment = order.assignment.replace('\'', r"'\''");
-        format!("#!/bin/sh\nexport DWELL_AGENT='{assignment}'\nexec {agent} agent job\n")
+    /// What the job puts its agent behind, so that it runs in this container.
+    fn within(&self, container: &Container) -> Option<String> {
+        if self.settings.containers != Some(ContainersBy::Apptainer) {
+            return None;
+        }
+        let image = &container.image;
+        // A file, or the address of one that is not Docker's.
+        let is_named_whole = image.starts_with('/') || image.contains("://");
+        let scheme = if is_named_whole { "" } else { "docker://" };
+        let image = quoted(&format!("{scheme}{image}"));
+        Some(format!("apptainer exec --nv --bind \"$1\" {image}"))
     }
 }
 

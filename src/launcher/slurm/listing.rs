@@ -4,10 +4,12 @@ use dwell_core::job::{JobId, JobState, JobStatus};
 use dwell_core::time::{Millis, Timestamp};
 
 use crate::launcher::cluster::Capacity;
+use crate::launcher::handout;
 
-/// `squeue --format`: id, name, state, start, time limit, and the reason, which may hold
-/// anything, at the end.
-pub(super) const FORMAT: &str = "%i|%j|%T|%S|%l|%r";
+/// `squeue --Format`: a job, each field with the width that it may have, and the reason,
+/// which may hold anything, at the end.
+pub(super) const FORMAT: &str = "JobID:20|,Name:100|,State:20|,StartTime:24|,TimeLimit:20|,\
+                                 exit_code:12|,Reason:300";
 
 /// One job as `squeue` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,16 +20,21 @@ pub(super) struct Row {
 
 /// What a line of `squeue` says. `None` if it is none.
 pub(super) fn row(line: &str) -> Option<Row> {
-    let mut fields = line.trim_end().splitn(6, '|');
+    let mut fields = line.splitn(7, '|');
     let mut next = || fields.next().map(str::trim);
     let (id, name, word) = (next()?, next()?, next()?);
-    let (starts, limit, reason) = (next()?, next()?, next()?);
+    let (starts, limit, exit, reason) = (next()?, next()?, next()?, next()?);
     let state = state(word);
     // Slurm says of the reason "None" where it has nothing to say.
-    let words = match reason {
+    let mut words = match reason {
         "" | "None" => word.to_owned(),
         reason => format!("{word} ({reason})"),
     };
+    // As wait() has it.
+    let status = exit.parse().ok().map(|status: i32| status >> 8);
+    if let Some(trouble) = status.and_then(handout::trouble) {
+        words = format!("{words}. {trouble}");
+    }
     let starts_at = starts.parse().ok().map(|seconds: i64| seconds * 1_000);
     Some(Row {
         name: name.to_owned(),
@@ -75,7 +82,7 @@ fn time_limit(text: &str) -> Option<Millis> {
 }
 
 /// `sinfo --Format`: a node, its state, its GPUs and those in use.
-pub(super) const NODE_FORMAT: &str = "NodeList:|,StateCompact:|,Gres:|,GresUsed:";
+pub(super) const NODE_FORMAT: &str = "NodeList:64|,StateCompact:20|,Gres:300|,GresUsed:300";
 
 /// Add what a line of `sinfo` says of GPUs that are called `word`.
 pub(super) fn add_node(capacity: &mut Capacity, line: &str, word: &str) {
@@ -130,7 +137,7 @@ mod tests {
 
     #[test]
     fn each_line_of_squeue_is_one_job_in_slurms_own_words() {
-        let waits = row("17|dwell-a-b|PENDING|1764144000|11:00|Resources\n").unwrap();
+        let waits = row("17 |dwell-a-b |PENDING |1764144000 |11:00 |0 |Resources \n").unwrap();
         assert_eq!(waits.name, "dwell-a-b");
         assert_eq!(
             waits.status,
@@ -142,17 +149,20 @@ mod tests {
                 time_limit: Some(Millis::from_minutes(11)),
             }
         );
-        let runs = status("18|n|RUNNING|1764144000|1-02:00:00|None");
+        let runs = status("18|n|RUNNING|1764144000|1-02:00:00|0|None");
         assert_eq!((runs.words.as_str(), runs.starts_at), ("RUNNING", None));
         assert_eq!(runs.time_limit, Some(Millis::from_minutes(26 * 60)));
-        let odd = status("19|n|PENDING|N/A|UNLIMITED|ReqNodeNotAvail, UnavailableNodes:n[1-2]|x");
+        let odd = status("19|n|PENDING|N/A|UNLIMITED|0|ReqNodeNotAvail, UnavailableNodes:n[1-2]|x");
         assert_eq!((odd.starts_at, odd.time_limit), (None, None));
         assert!(odd.words.ends_with("n[1-2]|x)"), "{}", odd.words);
         assert_eq!(
-            status("1|n|DREAMING|N/A|5:00|None").state,
+            status("1|n|DREAMING|N/A|5:00|0|None").state,
             JobState::Unknown
         );
         assert_eq!(row("slurm_load_jobs error: something"), None);
+        let failed = status("20|n|FAILED|N/A|5:00|20992|NonZeroExitCode");
+        let begins = "FAILED (NonZeroExitCode). The agent could not be fetched";
+        assert!(failed.words.starts_with(begins), "{}", failed.words);
     }
 
     #[test]
