@@ -7,7 +7,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 version=1.20.2
 
-"$here/debian.sh" etcd=etcd-server containerd=containerd runc=runc busybox=busybox-static \
+"$here/debian.sh" etcd=etcd-server etcdctl=etcd-client containerd=containerd runc=runc busybox=busybox-static \
   /usr/lib/cni/bridge=containernetworking-plugins iptables=iptables ip=iproute2 mount=mount \
   unshare=util-linux
 
@@ -51,16 +51,18 @@ KUBE_GIT_VERSION=v$version
 KUBE_GIT_MAJOR=1
 KUBE_GIT_MINOR=20
 END
-export PATH="/usr/lib/go-1.19/bin:$PATH" GOCACHE="$PWD/cache" GOPROXY=off CGO_ENABLED=0
+export PATH="/usr/lib/go-1.19/bin:$PATH" GOPROXY=off CGO_ENABLED=0
 export KUBE_GIT_VERSION_FILE="$PWD/version"
+mkdir bin
 for program in kube-apiserver kube-controller-manager kube-scheduler kubelet; do
   echo "Kubernetes $version: building $program"
   nice make -C tree WHAT="cmd/$program" GOLDFLAGS="-s -w" > log 2>&1 || {
     tail -n 50 log >&2
     exit 1
   }
+  mv "tree/_output/local/go/bin/$program" bin/
 done
-mv tree/_output/local/go/bin ../bin
+mv bin ..
 cd ..
 rm -rf build
 echo "Kubernetes $version: built"
