@@ -53,17 +53,23 @@ pub async fn cluster() -> &'static Cluster {
 const USERS: [(&str, &str, &str); 5] = [
     ("admin", "admin", "system:masters"),
     ("scheduler", "system:kube-scheduler", ""),
-    ("controller-manager", "system:kube-controller-manager", ""),
+    (
+        "controller-manager",
+        "system:kube-controller-manager",
+        "system:masters",
+    ),
     ("n1", "system:node:n1", "system:nodes"),
     ("n2", "system:node:n2", "system:nodes"),
 ];
 
 impl Cluster {
     async fn start() -> Self {
-        assert!(
-            std::env::var_os("DWELL_TEST_OUTSIDE").is_some(),
-            "a Kubernetes is for `make test-kubernetes`, which keeps the host's network out of it"
-        );
+        for name in ["DWELL_TEST_OUTSIDE", "DWELL_TEST_KUBERNETES"] {
+            assert!(
+                std::env::var_os(name).is_some(),
+                "a Kubernetes is for `make test-kubernetes`, which keeps the host out of it"
+            );
+        }
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes");
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
@@ -71,6 +77,7 @@ impl Cluster {
         for (user, ..) in USERS {
             write_kubeconfig(&dir, user, user, "default");
         }
+        no_cloud();
         let kubeconfig = |user: &str| dir.join(format!("{user}.kubeconfig"));
 
         let etcd = Daemon::start(&dir, "etcd", etcd(&dir));
@@ -78,31 +85,17 @@ impl Cluster {
         let images = [dir.join("pause.tar"), dir.join("busybox.tar")];
         let busybox = image::busybox(&dir);
         node::save_pause(&busybox, &images[0]);
-        image::save(
-            &busybox,
-            BUSYBOX,
-            image::architecture(),
-            &json!({}),
-            &images[1],
-        );
-        let admin = client(&kubeconfig("admin")).await;
-        ready(&admin).await;
-        let mut command = Command::new(program("kube-scheduler"));
-        command
-            .args(["--leader-elect=false", "--port=0", "--secure-port=0"])
-            .arg(format!(
-                "--kubeconfig={}",
-                kubeconfig("scheduler").display()
-            ));
-        let scheduler = Daemon::start(&dir, "kube-scheduler", command);
-        let controller_manager =
-            Daemon::start(&dir, "kube-controller-manager", controller_manager(&dir));
+        save(&busybox, BUSYBOX, &images[1]);
         let node = async |number: u8| {
             let labels = format!("{PRODUCT}={}", PRODUCTS[usize::from(number) - 1]);
             let kubeconfig = kubeconfig(&format!("n{number}"));
             Node::start(&dir, number, &labels, &kubeconfig, &images).await
         };
-        let (first, second) = tokio::join!(node(1), node(2));
+        let admin = client(&kubeconfig("admin")).await;
+        let (first, second, ()) = tokio::join!(node(1), node(2), ready(&admin));
+        let scheduler = Daemon::start(&dir, "kube-scheduler", scheduler(&dir));
+        let controller_manager =
+            Daemon::start(&dir, "kube-controller-manager", controller_manager(&dir));
         let cluster = Self {
             dir,
             nodes: [first, second],
@@ -142,6 +135,16 @@ impl Cluster {
         write_kubeconfig(&self.dir, user, token, namespace)
     }
 
+    /// Have all nodes know an image of this tree.
+    pub fn import(&self, tree: &Path, name: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("image.tar");
+        save(tree, name, &archive);
+        for node in &self.nodes {
+            node.import(&archive);
+        }
+    }
+
     pub fn apiserver_dies(&self) {
         self.apiserver.dies();
     }
@@ -173,9 +176,9 @@ impl Cluster {
         let capacity = json!({"status": {"capacity": {"nvidia.com/gpu": GPUS.to_string()}}});
         until("a node with GPUs", async || {
             let found = nodes.get_opt(&node.name).await.ok()??.status?;
-            let ready = found.conditions.iter().flatten();
-            let ready = ready.filter(|condition| condition.type_ == "Ready");
-            let ready = ready.last().is_some_and(|ready| ready.status == "True");
+            let mut conditions = found.conditions.iter().flatten();
+            let ready = conditions
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True");
             let gpus = found.allocatable?.get("nvidia.com/gpu").cloned();
             if ready && gpus.is_some_and(|gpus| gpus.0 == GPUS.to_string()) {
                 return Some(());
@@ -192,9 +195,12 @@ impl Cluster {
 
 /// One of what `tests/setup/kubernetes.sh` built.
 pub fn program(name: &str) -> PathBuf {
-    let dir = std::env::var("DWELL_TEST_KUBERNETES");
-    let dir = dir.expect("`make test-kubernetes` says where it has built it");
+    let dir = std::env::var_os("DWELL_TEST_KUBERNETES").unwrap();
     Path::new(&dir).join("bin").join(name)
+}
+
+fn save(tree: &Path, name: &str, archive: &Path) {
+    image::save(tree, name, image::architecture(), &json!({}), archive);
 }
 
 /// Ask again until there is an answer.
@@ -214,6 +220,13 @@ pub async fn client(kubeconfig: &Path) -> Client {
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
     Client::try_from(config.unwrap()).unwrap()
+}
+
+/// Have a kubelet that asks whether this is a rented machine know at once that it is not.
+fn no_cloud() {
+    let route = ["route", "replace", "unreachable", "169.254.169.254"];
+    let routed = Command::new("ip").args(route).status();
+    assert!(routed.unwrap().success());
 }
 
 async fn ready(admin: &Client) {
@@ -284,6 +297,8 @@ fn apiserver(dir: &Path) -> Command {
         format!("--advertise-address={HOST}"),
         // The Service of it needs a proxy on each node, which nobody here needs.
         "--endpoint-reconciler-type=none".to_owned(),
+        // Nodes have no names that anybody knows.
+        "--kubelet-preferred-address-types=InternalIP".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
         format!("--token-auth-file={}", at("tokens.csv")),
         format!("--tls-cert-file={}", at("certificate.pem")),
@@ -295,6 +310,15 @@ fn apiserver(dir: &Path) -> Command {
         ),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
     ]);
+    command
+}
+
+fn scheduler(dir: &Path) -> Command {
+    let kubeconfig = dir.join("scheduler.kubeconfig");
+    let mut command = Command::new(program("kube-scheduler"));
+    command
+        .args(["--leader-elect=false", "--port=0", "--secure-port=0"])
+        .arg(format!("--kubeconfig={}", kubeconfig.display()));
     command
 }
 
@@ -311,6 +335,7 @@ fn controller_manager(dir: &Path) -> Command {
             "--service-account-private-key-file={}",
             at("accounts-key.pem")
         ),
+        format!("--flex-volume-plugin-dir={}", at("volume-plugins")),
         // A node that is not heard of is soon not ready.
         "--node-monitor-period=500ms".to_owned(),
         "--node-monitor-grace-period=10s".to_owned(),

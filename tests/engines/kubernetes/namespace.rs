@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Event, Namespace as Object, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace as Object, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, LogParams, PostParams};
@@ -85,7 +85,12 @@ impl<'a> Namespace<'a> {
     pub async fn create(&self, name: &str, spec: Value) -> Pod {
         let mut pod = json!({
             "metadata": {"name": name},
-            "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1},
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 1,
+                // It would have to wait for it.
+                "automountServiceAccountToken": false,
+            },
         });
         for (key, value) in spec.as_object().unwrap() {
             pod["spec"][key] = value.clone();
@@ -109,13 +114,6 @@ impl<'a> Namespace<'a> {
     pub async fn log(&self, pod: &str) -> String {
         let log = self.pods().logs(pod, &LogParams::default()).await;
         log.unwrap()
-    }
-
-    /// What was done about it, and what could not be.
-    pub async fn events(&self, pod: &str) -> Vec<Event> {
-        let events: Api<Event> = self.api();
-        let about = ListParams::default().fields(&format!("involvedObject.name={pod}"));
-        events.list(&about).await.unwrap().items
     }
 
     /// Look at a pod until it is as wanted.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::cluster::{program, until};
+use super::cluster::{HOST, program, until};
 use super::daemon::Daemon;
 use crate::image;
 
@@ -19,15 +19,17 @@ pub struct Node {
     _containerd: Daemon,
 }
 
-/// Runs `containerd` with what a node writes outside its directory, whatever it is told, in
-/// memory and out of the host's sight: logs of pods, addresses of pods, settings of the kernel.
+/// Runs `containerd` where it, and who follows it there, write in memory what they write
+/// outside their directory, whatever they are told: under /var, and settings of the kernel.
 const SEPARATELY: &str = r#"
 set -e
-mount -t tmpfs none /var/log
-mkdir -p /var/lib/cni "$1/kernel"
-mount -t tmpfs none /var/lib/cni
+memory=/run/$(basename "$1")
+mkdir -p "$memory/directory" "$memory/var" "$memory/work"
+mount --bind "$1" "$memory/directory"
+mount -t overlay -o "lowerdir=/var,upperdir=$memory/var,workdir=$memory/work" none /var
+mount --bind "$memory/directory" "$1"
 for name in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops; do
-  copy="$1/kernel/${name#*/}"
+  copy="$memory/${name#*/}"
   cat "/proc/sys/$name" > "$copy"
   mount --bind "$copy" "/proc/sys/$name"
 done
@@ -77,6 +79,7 @@ impl Node {
             .arg(format!("--root-dir={}", at("kubelet").display()))
             .arg(format!("--cert-dir={}", at("certificates").display()))
             .arg(format!("--hostname-override={name}"))
+            .arg(format!("--node-ip={HOST}"))
             .arg(format!("--node-labels={labels}"))
             .arg(format!(
                 "--container-runtime-endpoint=unix://{}",
