@@ -10,6 +10,8 @@ use dwell::launcher::local::Manner;
 use dwell_core::time::Millis;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::image;
+
 /// What all sessions here run in: busybox and nothing else.
 pub const BUSYBOX: &str = "dwell-test/busybox:1";
 
@@ -55,7 +57,7 @@ impl Engine {
             users: RwLock::new(()),
         };
         engine.come_back();
-        engine.import(&busybox_tree(&engine.dir), BUSYBOX);
+        engine.import(&image::busybox(&engine.dir), BUSYBOX);
         engine
     }
 
@@ -158,14 +160,7 @@ impl Engine {
     /// Make an image of this tree.
     pub fn import(&self, tree: &Path, name: &str) {
         let tar = self.dir.join("image.tar");
-        let packed = Command::new("tar")
-            .arg("-C")
-            .arg(tree)
-            .arg("-cf")
-            .arg(&tar)
-            .arg(".")
-            .status();
-        assert!(packed.unwrap().success());
+        image::pack(tree, &tar);
         self.docker(&["import", tar.to_str().unwrap(), name]);
     }
 
@@ -175,28 +170,8 @@ impl Engine {
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir(at("tree")).unwrap();
         std::fs::write(at("tree/file"), "of elsewhere").unwrap();
-        let tar = |from: &Path, to: PathBuf| {
-            let mut tar = Command::new("tar");
-            let packed = tar.arg("-C").arg(from).arg("-cf").arg(to).arg(".").status();
-            assert!(packed.unwrap().success());
-        };
-        std::fs::create_dir(at("image")).unwrap();
-        tar(&at("tree"), at("image/layer.tar"));
-        let sum = Command::new("sha256sum")
-            .arg(at("image/layer.tar"))
-            .output();
-        let sum = String::from_utf8(sum.unwrap().stdout).unwrap();
-        let layer = format!("sha256:{}", sum.split_whitespace().next().unwrap());
-        let config = serde_json::json!({
-            "architecture": "s390x", "os": "linux", "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [layer]},
-        });
-        std::fs::write(at("image/config.json"), config.to_string()).unwrap();
-        let manifest = serde_json::json!([
-            {"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}
-        ]);
-        std::fs::write(at("image/manifest.json"), manifest.to_string()).unwrap();
-        tar(&at("image"), at("image.tar"));
+        let process = serde_json::json!({});
+        image::save(&at("tree"), name, "s390x", &process, &at("image.tar"));
         self.docker(&["load", "--input", at("image.tar").to_str().unwrap()]);
     }
 
@@ -270,19 +245,3 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 "#;
-
-fn busybox_tree(dir: &Path) -> PathBuf {
-    let tree = dir.join("busybox");
-    for part in ["bin", "etc", "tmp", "proc", "dev", "sys"] {
-        std::fs::create_dir_all(tree.join(part)).unwrap();
-    }
-    std::fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
-    let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
-    for applet in String::from_utf8(applets.stdout).unwrap().lines() {
-        if applet != "busybox" {
-            std::os::unix::fs::symlink("busybox", tree.join("bin").join(applet)).unwrap();
-        }
-    }
-    std::fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").unwrap();
-    tree
-}

@@ -16,6 +16,8 @@ mod harness;
 #[expect(dead_code, reason = "tests of plain processes need more")]
 #[path = "../agent/host.rs"]
 mod host;
+mod image;
+mod kubernetes;
 mod slurm;
 mod stories;
 

@@ -1,0 +1,7 @@
+//! Sessions in Pods, by a real Kubernetes: `make test-kubernetes` builds and runs it.
+
+mod basis;
+mod cluster;
+mod daemon;
+mod namespace;
+mod node;
