@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{CALL_BACK_WITHIN, Change, Command, ControlPlane};
+use super::silence::CALL_BACK_WITHIN;
+use super::{Change, Command, ControlPlane};
 use crate::gpu::GpuType;
 use crate::id::{KeyId, MachineId, SessionId, ShareId};
 use crate::key::Key;

@@ -5,6 +5,7 @@
     reason = "a test says what it looks for"
 )]
 
+use super::silence::{CALL_BACK_WITHIN, ORPHAN_GONE_WITHIN};
 use super::*;
 use crate::key::KeyHash;
 use crate::machine::{Access, AppCommand};
