@@ -236,6 +236,8 @@ pub struct ControlPlane {
     gpu_free_since: BTreeMap<GpuId, Timestamp>,
     next_ticket: u64,
     // Not on record.
+    /// Since when it decides.
+    since: Monotonic,
     shuts_down: bool,
     /// Jobs that were there at the last look and are no open session's.
     strays: BTreeSet<(LauncherName, JobId)>,
@@ -264,6 +266,7 @@ impl ControlPlane {
             open_by_owner: BTreeMap::new(),
             gpu_free_since: snapshot.gpu_free_since,
             next_ticket: 0,
+            since: now.monotonic,
             shuts_down: false,
             strays: BTreeSet::new(),
             contacts: BTreeMap::new(),
@@ -485,12 +488,16 @@ impl ControlPlane {
     /// processes that could not be killed. What an agent says beyond is not believed.
     fn longest_hold(&self, session: &Session) -> Millis {
         const DAY: Millis = Millis::from_minutes(24 * 60);
+        self.longest_lease(session.granted_ms).plus(DAY)
+    }
+
+    /// For how long an agent that may grant so much keeps its session at most.
+    fn longest_lease(&self, granted: Millis) -> Millis {
         let limits = &self.settings.limits;
         limits
             .start_limit
-            .plus(session.granted_ms)
+            .plus(granted)
             .plus(limits.grace.max(limits.timeout_grace))
-            .plus(DAY)
     }
 
     /// What came of a launch.

@@ -64,10 +64,10 @@ impl ControlPlane {
         self.alarms.insert((alarm, id));
     }
 
-    pub(super) fn expect_no_call(&mut self, id: SessionId) {
-        if let Some(contact) = self.contacts.remove(&id) {
-            self.alarms.remove(&(contact.alarm, id));
-        }
+    pub(super) fn expect_no_call(&mut self, id: SessionId) -> Option<Contact> {
+        let contact = self.contacts.remove(&id)?;
+        self.alarms.remove(&(contact.alarm, id));
+        Some(contact)
     }
 
     pub(super) fn set_alarm(&mut self, id: SessionId, at: Monotonic) {
