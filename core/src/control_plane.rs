@@ -16,6 +16,7 @@ mod keys;
 mod machines;
 mod pending;
 mod shares;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -43,13 +44,7 @@ use crate::time::{Millis, Moment, Monotonic, Timestamp};
 pub use machines::{MachinePatch, NewMachine};
 use pending::Pending;
 pub use shares::NewShare;
-
-/// After an agent hung up, or the server came back, how long the agent has to call
-/// before another one is sent to look.
-const CALL_BACK_WITHIN: Millis = Millis(1_000);
-
-/// After its agent died, the last process of a session is gone within this.
-const ORPHAN_GONE_WITHIN: Millis = Millis(2_000);
+use silence::{CALL_BACK_WITHIN, Contact};
 
 /// What the server is configured to be.
 #[derive(Clone, Debug)]
@@ -231,26 +226,6 @@ pub struct NewSession {
     pub timeout_minutes: Option<u32>,
 }
 
-/// When an agent was last heard of. Not on record: a server that comes back counts
-/// silence from its own start.
-#[derive(Clone, Copy, Debug)]
-struct Contact {
-    last_heard: Monotonic,
-    /// An agent may have been started: a launch that fails later proves nothing.
-    may_have_begun: bool,
-    hung_up: bool,
-    /// An agent was started since the last word: it has its time to call.
-    started_since: bool,
-    /// The last time that something came of a launch.
-    launched_at: Option<Monotonic>,
-    /// Launches that were asked for and have had no outcome yet.
-    launches: u32,
-    /// When a launch, since the last sign of life, found no agent. Silence alone loses
-    /// nothing: it may be ours.
-    nobody_there: Option<Monotonic>,
-    alarm: Monotonic,
-}
-
 /// All that the server decides about.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -265,6 +240,8 @@ pub struct ControlPlane {
     gpu_free_since: BTreeMap<GpuId, Timestamp>,
     next_ticket: u64,
     // Not on record.
+    /// Since when it decides.
+    since: Monotonic,
     shuts_down: bool,
     /// Jobs that were there at the last look and are no open session's.
     strays: BTreeSet<(LauncherName, SessionId, JobId)>,
@@ -293,6 +270,7 @@ impl ControlPlane {
             open_by_owner: BTreeMap::new(),
             gpu_free_since: snapshot.gpu_free_since,
             next_ticket: 0,
+            since: now.monotonic,
             shuts_down: false,
             strays: BTreeSet::new(),
             contacts: BTreeMap::new(),
@@ -514,21 +492,16 @@ impl ControlPlane {
     /// processes that could not be killed. What an agent says beyond is not believed.
     fn longest_hold(&self, session: &Session) -> Millis {
         const DAY: Millis = Millis::from_minutes(24 * 60);
+        self.longest_lease(session.granted_ms).plus(DAY)
+    }
+
+    /// For how long an agent that may grant so much keeps its session at most.
+    fn longest_lease(&self, granted: Millis) -> Millis {
         let limits = &self.settings.limits;
         limits
             .start_limit
-            .plus(session.granted_ms)
+            .plus(granted)
             .plus(limits.grace.max(limits.timeout_grace))
-            .plus(DAY)
-    }
-
-    /// An agent's connection broke. If it does not call again soon, another agent
-    /// is sent to see.
-    pub fn hung_up(&mut self, id: SessionId, now: Moment) {
-        if let Some(contact) = self.contacts.get_mut(&id) {
-            contact.hung_up = true;
-            self.set_alarm(id, now.monotonic.plus(CALL_BACK_WITHIN));
-        }
     }
 
     /// What came of a launch.
@@ -774,101 +747,5 @@ impl ControlPlane {
     fn is_in_job(&self, id: SessionId) -> bool {
         let placement = self.sessions.get(&id).and_then(Session::placement);
         placement.and_then(Placement::launcher).is_some()
-    }
-
-    fn expect_call(
-        &mut self,
-        id: SessionId,
-        since: Monotonic,
-        alarm: Monotonic,
-        may_have_begun: bool,
-    ) {
-        let contact = Contact {
-            last_heard: since,
-            may_have_begun,
-            hung_up: true,
-            started_since: false,
-            launched_at: None,
-            launches: 0,
-            nobody_there: None,
-            alarm,
-        };
-        self.contacts.insert(id, contact);
-        self.alarms.insert((alarm, id));
-    }
-
-    fn expect_no_call(&mut self, id: SessionId) {
-        if let Some(contact) = self.contacts.remove(&id) {
-            self.alarms.remove(&(contact.alarm, id));
-        }
-    }
-
-    fn set_alarm(&mut self, id: SessionId, at: Monotonic) {
-        if let Some(contact) = self.contacts.get_mut(&id) {
-            self.alarms.remove(&(contact.alarm, id));
-            contact.alarm = at;
-            self.alarms.insert((at, id));
-        }
-    }
-
-    fn look_after(&mut self, id: SessionId, now: Moment) {
-        if self.is_in_job(id) {
-            return self.look_after_job(id, now);
-        }
-        let Some(contact) = self.contacts.get_mut(&id) else {
-            return;
-        };
-        let Limits {
-            relaunch_after,
-            lost_after,
-            ..
-        } = self.settings.limits;
-        let silence = now.monotonic.since(contact.last_heard);
-        if silence >= lost_after {
-            let is_looked_for = contact.launches > 0;
-            // Longer ago, the host may have stood still together with this server since.
-            let nobody_there = contact
-                .nobody_there
-                .map(|at| now.monotonic.since(at))
-                .filter(|ago| *ago <= relaunch_after.plus(CALL_BACK_WITHIN));
-            match nobody_there {
-                Some(ago) if !is_looked_for && ago >= ORPHAN_GONE_WITHIN => {
-                    return self.give_up(id, lost_after, now);
-                }
-                None if !is_looked_for => self.launch(id),
-                Some(_) | None => {}
-            }
-            self.set_alarm(id, now.monotonic.plus(CALL_BACK_WITHIN));
-        } else if contact.hung_up || silence >= relaunch_after {
-            contact.hung_up = false;
-            let lost_at = contact.last_heard.plus(lost_after);
-            self.set_alarm(id, lost_at.min(now.monotonic.plus(relaunch_after)));
-            self.launch(id);
-        } else {
-            let at = contact.last_heard.plus(relaunch_after);
-            self.set_alarm(id, at);
-        }
-    }
-
-    fn give_up(&mut self, id: SessionId, silence: Millis, now: Moment) {
-        let Some(session) = self.sessions.get(&id) else {
-            return;
-        };
-        let never_held = session.gpu_event.start().is_none();
-        let ending = match &session.state {
-            State::Stopping { ending, .. } if never_held => ending.clone(),
-            State::Starting { .. } if never_held => Ending::failed(format!(
-                "Its agent was started but did not call within {silence}"
-            )),
-            State::Queued { .. }
-            | State::Starting { .. }
-            | State::Running { .. }
-            | State::Stopping { .. }
-            | State::Ended { .. } => Ending {
-                reason: EndReason::Lost,
-                error: Some(format!("Its host was not heard of for {silence}")),
-            },
-        };
-        self.end(id, ending, now);
     }
 }

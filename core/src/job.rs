@@ -15,6 +15,9 @@ use crate::time::{Millis, Timestamp};
 /// So much of what an engine said of one job is kept; the oldest goes first.
 const SAID_MAX: usize = 32;
 
+/// An estimate that is off by less says the same as before.
+const JITTER: Millis = Millis::from_minutes(1);
+
 /// Which launcher, by the name that the configuration gives it: `slurm`, `kubernetes`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -117,11 +120,19 @@ impl Job {
             launcher: launcher.clone(),
             id: status.id.clone(),
             state: status.state,
-            // Estimates jitter, and each change is put on record.
-            starts_at: status.starts_at.map(Timestamp::to_the_minute),
+            starts_at: status
+                .starts_at
+                .map(|at| steadied(before.and_then(|job| job.starts_at), at)),
             said,
         }
     }
+}
+
+/// Estimates jitter, and each change is put on record.
+fn steadied(before: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    before
+        .filter(|before| now.since(*before).max(before.since(now)) < JITTER)
+        .unwrap_or(now.to_the_minute())
 }
 
 /// All jobs that one engine has of ours.

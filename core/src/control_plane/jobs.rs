@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Command, ControlPlane};
 use crate::id::SessionId;
 use crate::job::{Job, JobState, JobStatus, Jobs, LauncherName};
+use crate::limits::Limits;
 use crate::session::{EndReason, Ending, Placement, Session, State};
 use crate::time::{Millis, Moment, Monotonic};
 
@@ -29,6 +30,10 @@ impl ControlPlane {
         asked_at: Monotonic,
         now: Moment,
     ) {
+        // An answer to who decided here before another server did.
+        if asked_at < self.since {
+            return;
+        }
         let mut found: BTreeMap<SessionId, Vec<&JobStatus>> = BTreeMap::new();
         for (session, status) in &jobs.0 {
             found.entry(*session).or_default().push(status);
@@ -49,15 +54,22 @@ impl ControlPlane {
     }
 
     /// Of several jobs with a session's name the one that is its: the others are strays.
+    /// An agent that was heard of is in none that waits.
     fn take_its_own<'a>(
         &self,
         id: SessionId,
         statuses: &mut Vec<&'a JobStatus>,
     ) -> Option<&'a JobStatus> {
-        let known = self.sessions.get(&id)?.job.as_ref().map(|job| &job.id);
+        let session = self.sessions.get(&id)?;
+        let known = session.job.as_ref().map(|job| &job.id);
         let rank = |status: &JobStatus| {
-            let is_over = status.state == JobState::Ended;
-            (is_over, Some(&status.id) != known)
+            let waits = status.state == JobState::Pending;
+            (
+                waits && !has_no_agent(session),
+                status.state == JobState::Ended,
+                Some(&status.id) != known,
+                waits,
+            )
         };
         let best = (0..statuses.len()).min_by_key(|at| statuses.get(*at).map(|it| rank(it)))?;
         Some(statuses.remove(best))
@@ -108,17 +120,22 @@ impl ControlPlane {
         let name = launcher.map_or_else(String::new, |launcher| launcher.0);
         match (status, &session.job) {
             (Some(status), _) if status.state == JobState::Ended => {
+                let sentence = format!("{name} ended its job: {}", status.words);
                 self.note(id, status, now);
-                self.job_is_over(id, format!("{name} ended its job: {}", status.words), now);
+                self.job_is_over(id, sentence, now);
             }
             (Some(status), _) => self.job_lives(id, status, now),
             (None, _) if may_be_news => {}
+            (None, Some(job)) if job.state == JobState::Ended => {
+                let sentence = format!("{name} ended its job: {}", job.words());
+                self.job_is_over(id, sentence, now);
+            }
             (None, Some(job)) => {
                 let sentence = format!("{name} does not know its job {} any more", job.id);
                 self.job_is_over(id, sentence, now);
             }
             // What came of the last launch is not known; now it is.
-            (None, None) if !is_stopping && session.gpu_event.start().is_none() => self.launch(id),
+            (None, None) if !is_stopping && has_no_agent(session) => self.launch(id),
             (None, None) => self.job_is_over(id, format!("{name} has no job of it"), now),
         }
     }
@@ -145,15 +162,17 @@ impl ControlPlane {
     }
 
     fn job_lives(&mut self, id: SessionId, status: &JobStatus, now: Moment) {
+        let runs = status.state == JobState::Running;
         let before = self.sessions.get(&id).and_then(|it| it.job.as_ref());
-        let came_to_run = before.is_none_or(|job| job.state == JobState::Pending);
+        let came_to_run = before.is_none_or(|job| job.state != JobState::Running);
         self.note(id, status, now);
         let (Some(session), Some(contact)) = (self.sessions.get(&id), self.contacts.get_mut(&id))
         else {
             return;
         };
         let is_awaited = has_no_agent(session);
-        if is_awaited && (status.state == JobState::Pending || came_to_run) {
+        // Only a job that runs owes an agent, and has its time to.
+        if is_awaited && (!runs || came_to_run) {
             contact.last_heard = now.monotonic;
         }
         let lost_after = self.settings.limits.lost_after;
@@ -195,20 +214,16 @@ impl ControlPlane {
 
     /// How long a session's job may run at most, from its start.
     pub(super) fn job_time_limit(&self, session: &Session) -> Millis {
-        let limits = &self.settings.limits;
         let moves = launcher_of(session)
             .and_then(|name| self.settings.cluster(name))
             .is_none_or(|cluster| cluster.moves_time_limits);
         let granted = if moves {
             session.granted_ms
         } else {
-            Millis::from_minutes(limits.timeout_max_minutes).max(session.granted_ms)
+            let longest = Millis::from_minutes(self.settings.limits.timeout_max_minutes);
+            longest.max(session.granted_ms)
         };
-        limits
-            .start_limit
-            .plus(granted)
-            .plus(limits.grace.max(limits.timeout_grace))
-            .plus(SPARE)
+        self.longest_lease(granted).plus(SPARE)
     }
 
     /// No agent of it can be left, but on a node that its engine has given up.
@@ -288,34 +303,42 @@ impl ControlPlane {
         else {
             return;
         };
-        let limits = &self.settings.limits;
+        let Limits {
+            relaunch_after,
+            lost_after,
+            ..
+        } = self.settings.limits;
         let silence = now.monotonic.since(contact.last_heard);
-        let is_to_begin = matches!(session.state, State::Starting { .. }) && has_no_agent(session);
+        let is_lost = silence >= lost_after;
         let never_launched = contact.launches == 0
             && contact
                 .launched_at
-                .is_none_or(|at| now.monotonic.since(at) >= limits.relaunch_after);
-        let (relaunch_after, lost_after) = (limits.relaunch_after, limits.lost_after);
+                .is_none_or(|at| now.monotonic.since(at) >= relaunch_after);
+        let is_to_begin = matches!(session.state, State::Starting { .. }) && has_no_agent(session);
+        if let Some(name) = launcher_of(session)
+            && self.settings.cluster(name).is_none()
+            && has_no_agent(session)
+            && is_lost
+        {
+            let sentence = format!(
+                "Nobody can be asked for its job: the configuration names no launcher {name} any \
+                 more"
+            );
+            return self.job_is_over(id, sentence, now);
+        }
         if is_to_begin && session.job.is_none() && never_launched {
             self.launch(id);
-        } else if silence >= lost_after && self.lease_is_over(session, silence, now) {
+        } else if is_lost && self.lease_is_over(session, silence) {
             return self.give_up(id, silence, now);
         }
         self.set_alarm(id, now.monotonic.plus(relaunch_after));
     }
 
-    /// Whether an agent that was silent for so long has ended its session by now.
-    fn lease_is_over(&self, session: &Session, silence: Millis, now: Moment) -> bool {
-        let limits = &self.settings.limits;
-        let grace = limits.grace.max(limits.timeout_grace).plus(SPARE);
-        match &session.state {
-            State::Starting { .. } => {
-                !has_no_agent(session) && silence >= limits.start_limit.plus(grace)
-            }
-            State::Running { timeout_end, .. } => now.wall >= timeout_end.plus(grace),
-            State::Stopping { .. } => !has_no_agent(session) && silence >= grace,
-            State::Queued { .. } | State::Ended { .. } => false,
-        }
+    /// Whether an agent that was silent for so long must have ended its session by now,
+    /// whatever it did meanwhile. No wall clock says so: it may have been stepped.
+    fn lease_is_over(&self, session: &Session, silence: Millis) -> bool {
+        let longest = self.longest_lease(session.granted_ms).plus(SPARE);
+        !has_no_agent(session) && silence >= longest.minus(session.gpu_event.held())
     }
 }
 

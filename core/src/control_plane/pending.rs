@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{CALL_BACK_WITHIN, Change, Command, ControlPlane};
+use super::silence::{CALL_BACK_WITHIN, Contact};
+use super::{Change, Command, ControlPlane};
 use crate::gpu::GpuType;
 use crate::id::{KeyId, MachineId, SessionId, ShareId};
 use crate::key::Key;
@@ -20,6 +21,8 @@ pub(super) struct Pending {
     versions: Vec<(MachineId, MachineVersion)>,
     keys: BTreeMap<KeyId, Before<Key>>,
     shares: BTreeMap<(SessionId, ShareId), Before<Share>>,
+    /// Of sessions that ended.
+    contacts: BTreeMap<SessionId, Contact>,
     pub(super) forget_before: Option<Timestamp>,
     pub(super) commands: Vec<Command>,
 }
@@ -94,11 +97,6 @@ impl ControlPlane {
     /// The store refused: everything is as it was before the step.
     pub fn roll_back(&mut self, now: Moment) {
         let pending = std::mem::take(&mut self.pending);
-        for command in &pending.commands {
-            if let Command::Launch(launch) = command {
-                self.launch_is_over(launch.session, now);
-            }
-        }
         // What one session gave up another may have taken: lift all, then set down.
         for id in pending.sessions.keys() {
             self.replace(*id, None);
@@ -112,12 +110,20 @@ impl ControlPlane {
             if !placed {
                 self.expect_no_call(id);
             } else if !self.contacts.contains_key(&id) {
-                self.expect_call(
-                    id,
-                    now.monotonic,
-                    now.monotonic.plus(CALL_BACK_WITHIN),
-                    true,
-                );
+                let alarm = now.monotonic.plus(CALL_BACK_WITHIN);
+                self.expect_call(id, now.monotonic, alarm, true);
+                // A launch that is under way stays so.
+                if let Some(before) = pending.contacts.get(&id)
+                    && let Some(contact) = self.contacts.get_mut(&id)
+                {
+                    contact.launches = before.launches;
+                    contact.launched_at = before.launched_at;
+                }
+            }
+        }
+        for command in pending.commands {
+            if let Command::Launch(launch) = command {
+                self.launch_is_over(launch.session, now);
             }
         }
         for (id, row) in pending.machines {
@@ -134,7 +140,8 @@ impl ControlPlane {
     pub(super) fn put(&mut self, session: Session) {
         let id = session.id;
         if !session.is_open() {
-            self.expect_no_call(id);
+            let contact = self.expect_no_call(id);
+            self.pending.contacts.extend(contact.map(|it| (id, it)));
         }
         let before = self.replace(id, Some(session.clone()));
         let row = self.pending.sessions.entry(id).or_insert(Before {

@@ -5,6 +5,9 @@
     reason = "a test says what it looks for"
 )]
 
+mod jobs;
+
+use super::silence::{CALL_BACK_WITHIN, ORPHAN_GONE_WITHIN};
 use super::*;
 use crate::key::KeyHash;
 use crate::machine::{Access, AppCommand};
@@ -165,6 +168,10 @@ impl World {
     }
 
     fn restart(&mut self) {
+        self.restart_with(settings(1));
+    }
+
+    fn restart_with(&mut self, settings: Settings) {
         let open = self
             .stored
             .values()
@@ -175,7 +182,7 @@ impl World {
             sessions: open,
             ..Snapshot::default()
         };
-        self.plane = ControlPlane::recover(settings(1), snapshot, self.now());
+        self.plane = ControlPlane::recover(settings, snapshot, self.now());
     }
 }
 

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dwell_core::gpu::GpuId;
+use dwell_core::id::SessionId;
 use dwell_core::lease::{Command, Exit, Lease, Terms};
 use dwell_core::protocol::{AgentPhase, AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
@@ -16,6 +17,28 @@ use crate::promise::Promise;
 pub const ORPHAN_MS: u64 = 2_000;
 /// An agent that nobody hears gives up after this; its journal stays.
 const REPORT_FOR_MS: u64 = 60_000;
+
+/// Where one agent of a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Post {
+    pub session: SessionId,
+    /// Its engine's number of the job that it is in, if it is in one.
+    pub job: Option<u32>,
+}
+
+impl From<SessionId> for Post {
+    /// On the host whose GPU the session has.
+    fn from(session: SessionId) -> Self {
+        Self { session, job: None }
+    }
+}
+
+impl std::fmt::Display for Post {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "s{}", self.session.0.as_u128())?;
+        self.job.map_or(Ok(()), |job| write!(f, " in job {job}"))
+    }
+}
 
 /// How an app behaves.
 #[derive(Clone, Copy, Debug)]

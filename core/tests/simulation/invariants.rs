@@ -11,7 +11,7 @@ use dwell_core::session::{Session, State};
 use dwell_core::share::Share;
 use dwell_core::time::Millis;
 
-use super::agents::{ORPHAN_MS, Site};
+use super::agents::{ORPHAN_MS, Post, Site};
 use super::world::{LIMITS, PORTS, World};
 
 /// An agent that is paused while it waits for the last process to go may take it to be
@@ -43,28 +43,32 @@ pub fn check(world: &World) -> Checked {
 
 /// An agent starts an app, for which it was launched when an agent had been heard of
 /// on record, or had not.
-pub fn check_start(world: &World, id: SessionId, was_heard_of: bool) -> Checked {
-    let Some(site) = world.sites.get(&id) else {
+pub fn check_start(world: &World, post: Post, was_heard_of: bool) -> Checked {
+    let Some(site) = world.sites.get(&post) else {
         return Ok(());
     };
-    an_app_is_started_once_at_most(id, site, was_heard_of)?;
+    an_app_is_started_once_at_most(post, site, was_heard_of)?;
     ensure!(
-        world.store.sessions.get(&id).is_some_and(Session::is_open),
-        "{id} is started after its end"
+        world
+            .store
+            .sessions
+            .get(&post.session)
+            .is_some_and(Session::is_open),
+        "{post} is started after its end"
     );
-    one_gpu_has_one_live_tree(world, id, site)
+    one_gpu_has_one_live_tree(world, post, site)
 }
 
 /// The one exception: a tree whose session was given up while its host could not be
 /// reached. Of such a host nothing can be proven, its GPU counts as gone with it, and
 /// what it brings back when it returns is told to stop.
-fn one_gpu_has_one_live_tree(world: &World, id: SessionId, site: &Site) -> Checked {
+fn one_gpu_has_one_live_tree(world: &World, post: Post, site: &Site) -> Checked {
     let other = world.sites.iter().find(|(other, theirs)| {
-        **other != id && theirs.gpu == site.gpu && theirs.tree.is_some() && !theirs.is_given_up
+        **other != post && theirs.gpu == site.gpu && theirs.tree.is_some() && !theirs.is_given_up
     });
     ensure!(
         other.is_none(),
-        "{} has processes of {id} and of {:?}",
+        "{} has processes of {post} and of {:?}",
         site.gpu,
         other.map(|(other, _)| other)
     );
@@ -73,10 +77,10 @@ fn one_gpu_has_one_live_tree(world: &World, id: SessionId, site: &Site) -> Check
 
 /// The one exception: no agent had ever been heard of when the launch was asked for,
 /// and its host has lost every trace of an earlier one. Who could know then?
-fn an_app_is_started_once_at_most(id: SessionId, site: &Site, was_heard_of: bool) -> Checked {
+fn an_app_is_started_once_at_most(post: Post, site: &Site, was_heard_of: bool) -> Checked {
     ensure!(
         site.trees == 1 || !was_heard_of,
-        "{id} was started {} times, though it had been heard of",
+        "{post} was started {} times, though it had been heard of",
         site.trees
     );
     Ok(())
@@ -104,7 +108,7 @@ pub fn acknowledged_requests_hold(world: &World, id: SessionId) -> Checked {
         "{id} was cancelled and is {:?}",
         session.state
     );
-    let started = world.sites.get(&id).map_or(0, |site| site.trees);
+    let started: u32 = world.sites_of(id).map(|(_, site)| site.trees).sum();
     ensure!(
         !acknowledged.cancelled_in_queue || started == 0,
         "{id} was cancelled while it waited and was started later"
@@ -359,10 +363,14 @@ fn event_is_true(world: &World, ended: &Session) -> Checked {
         event.cost()
     );
     let held = event.held().0;
-    let truly_held = world.sites.get(&ended.id).map_or(0, |site| {
+    let held_at = |site: &Site| {
         let of_live_tree = site.tree.as_ref().map_or(0, |tree| world.now - tree.since);
         site.truly_held_ms + of_live_tree
-    });
+    };
+    let truly_held: u64 = world
+        .sites_of(ended.id)
+        .map(|(_, site)| held_at(site))
+        .sum();
     ensure!(
         held <= truly_held + UNSEEN_MS,
         "{} is billed {held} ms and held its GPU for {truly_held} ms",
@@ -392,7 +400,7 @@ fn event_is_true(world: &World, ended: &Session) -> Checked {
 /// heard of as the first; or its host fell asleep while the kernel killed it, and has
 /// just woken up.
 fn tree_is_gone(world: &World, ended: &Session) -> Checked {
-    let Some(site) = world.sites.get(&ended.id) else {
+    let Some(site) = world.sites.get(&ended.id.into()) else {
         return Ok(());
     };
     let dies_on_waking = site.tree.as_ref().is_some_and(|tree| {
@@ -408,14 +416,14 @@ fn tree_is_gone(world: &World, ended: &Session) -> Checked {
 
 /// However late and in whatever order an agent is told of more time, it knows of the
 /// most that it was told.
-pub fn nothing_told_is_taken_back(world: &World, id: SessionId) -> Checked {
-    let Some(site) = world.sites.get(&id) else {
+pub fn nothing_told_is_taken_back(world: &World, post: Post) -> Checked {
+    let Some(site) = world.sites.get(&post) else {
         return Ok(());
     };
     if let (Some(tree), Some(status)) = (&site.tree, site.status(world.now)) {
         ensure!(
             status.granted_ms >= tree.promise.granted_ms(),
-            "{id} was told {} and knows of {}",
+            "{post} was told {} and knows of {}",
             tree.promise.granted_ms(),
             status.granted_ms
         );
@@ -424,25 +432,25 @@ pub fn nothing_told_is_taken_back(world: &World, id: SessionId) -> Checked {
 }
 
 /// The last process of a session is gone.
-pub fn check_end(world: &World, id: SessionId, site: &Site) -> Checked {
+pub fn check_end(world: &World, post: Post, site: &Site) -> Checked {
     let Some(tree) = &site.tree else {
         return Ok(());
     };
     let gone_by = tree.promise.gone_by();
     ensure!(
         world.now <= gone_by,
-        "{id} outlived its time by {} ms",
+        "{post} outlived its time by {} ms",
         world.now - gone_by
     );
     ensure!(
         !tree.promise.goes_on(world.now),
-        "{id} was ended before its time was up"
+        "{post} was ended before its time was up"
     );
     Ok(())
 }
 
 /// The last process is gone, and the agent knows how long the GPU was held.
-pub fn what_is_told_is_true(world: &World, id: SessionId, site: &Site) -> Checked {
+pub fn what_is_told_is_true(world: &World, post: Post, site: &Site) -> Checked {
     let Some(status) = site.status(world.now) else {
         return Ok(());
     };
@@ -456,7 +464,7 @@ pub fn what_is_told_is_true(world: &World, id: SessionId, site: &Site) -> Checke
     let at_most = if is_own { held + UNSEEN_MS } else { held };
     ensure!(
         told == held || !is_exact && told <= at_most,
-        "{id} says it held {told} ms and held {held} ms"
+        "{post} says it held {told} ms and held {held} ms"
     );
     Ok(())
 }

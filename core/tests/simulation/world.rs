@@ -27,7 +27,7 @@ use dwell_core::share::{Scope, Share, Visit};
 use dwell_core::time::{Millis, Moment, Monotonic, Timestamp};
 use uuid::Uuid;
 
-use crate::agents::{AppNature, ORPHAN_MS, Site, Wish, is_sooner};
+use crate::agents::{AppNature, ORPHAN_MS, Post, Site, Wish, is_sooner};
 use crate::invariants;
 
 mod clients;
@@ -84,8 +84,8 @@ enum Event {
     ServerGoesOn {
         process: u32,
     },
-    ToServer(SessionId, AgentStatus),
-    ToAgent(SessionId, ServerMessage),
+    ToServer(Post, AgentStatus),
+    ToAgent(Post, ServerMessage),
     HangsUp(SessionId),
     Launch(LaunchUnderWay),
     Launched {
@@ -94,24 +94,24 @@ enum Event {
         outcome: LaunchOutcome,
     },
     PortTaken(SessionId, u16),
-    Heartbeat(SessionId, u32),
-    AgentWakes(SessionId, u32),
-    AgentGoesOn(SessionId, u32),
+    Heartbeat(Post, u32),
+    AgentWakes(Post, u32),
+    AgentGoesOn(Post, u32),
     AppAnswers {
-        id: SessionId,
+        post: Post,
         tree: u32,
     },
     AppExits {
-        id: SessionId,
+        post: Post,
         tree: u32,
         status: i32,
     },
     WatchWakes {
-        id: SessionId,
+        post: Post,
         tree: u32,
     },
     TreeGone {
-        id: SessionId,
+        post: Post,
         tree: u32,
     },
     HostGoesOn(GpuId),
@@ -147,14 +147,14 @@ struct LaunchUnderWay {
 }
 
 impl Event {
-    /// The session whose agent does this or takes it in.
-    const fn of_agent(&self) -> Option<SessionId> {
+    /// Whose agent does this or takes it in.
+    const fn of_agent(&self) -> Option<Post> {
         match self {
-            Self::ToAgent(id, _)
-            | Self::Heartbeat(id, _)
-            | Self::AgentWakes(id, _)
-            | Self::AppAnswers { id, .. }
-            | Self::AppExits { id, .. } => Some(*id),
+            Self::ToAgent(post, _)
+            | Self::Heartbeat(post, _)
+            | Self::AgentWakes(post, _)
+            | Self::AppAnswers { post, .. }
+            | Self::AppExits { post, .. } => Some(*post),
             _ => None,
         }
     }
@@ -171,12 +171,12 @@ impl Event {
         )
     }
 
-    /// The session on whose host this happens.
-    const fn on_host(&self) -> Option<SessionId> {
+    /// The one on whose host this happens.
+    const fn on_host(&self) -> Option<Post> {
         match self {
-            Self::AgentGoesOn(id, _) | Self::WatchWakes { id, .. } | Self::TreeGone { id, .. } => {
-                Some(*id)
-            }
+            Self::AgentGoesOn(post, _)
+            | Self::WatchWakes { post, .. }
+            | Self::TreeGone { post, .. } => Some(*post),
             _ => self.of_agent(),
         }
     }
@@ -205,18 +205,20 @@ pub struct World {
     /// Hosts that stand still or cannot be reached, by their GPU.
     away: BTreeSet<GpuId>,
     /// What happens when what stands still goes on.
-    put_off: BTreeMap<SessionId, Vec<Event>>,
+    put_off: BTreeMap<Post, Vec<Event>>,
     /// The server decided something in this step.
     served: bool,
     /// The server has nothing undecided: what it waits for is not its doing.
     pub at_rest: bool,
-    pub sites: BTreeMap<SessionId, Site>,
+    pub sites: BTreeMap<Post, Site>,
     pub acknowledged: BTreeMap<SessionId, Acknowledged>,
     pub acknowledged_versions: BTreeSet<(MachineId, MachineVersionId)>,
     pub acknowledged_keys: BTreeSet<KeyId>,
     /// Share links that were granted, and whether their end was.
     pub acknowledged_shares: BTreeMap<(SessionId, ShareId), bool>,
     pub last_events: BTreeMap<GpuId, (SessionId, Timestamp)>,
+    /// Who spoke last of each session's agents.
+    speaks: BTreeMap<SessionId, Post>,
     /// For how long each session's GPU is proven, on record, to have been held.
     pub proven: BTreeMap<SessionId, Millis>,
     /// How much faster than at the least clients ask for things and things fail.
@@ -258,6 +260,7 @@ impl World {
             acknowledged_keys: BTreeSet::new(),
             acknowledged_shares: BTreeMap::new(),
             last_events: BTreeMap::new(),
+            speaks: BTreeMap::new(),
             proven: BTreeMap::new(),
             haste,
             commands: 0,
@@ -317,9 +320,9 @@ impl World {
                 return Err(format!("{} never ended: {:?}", session.id, session.state));
             }
         }
-        for (id, site) in &self.sites {
+        for (post, site) in &self.sites {
             if site.tree.is_some() || site.agent.is_some() {
-                return Err(format!("something of {id} is left: {:?}", site.agent));
+                return Err(format!("something of {post} is left: {:?}", site.agent));
             }
         }
         invariants::everything_acknowledged_is_there(self)?;
@@ -354,12 +357,12 @@ impl World {
         for gpu in std::mem::take(&mut self.away) {
             self.host_goes_on(&gpu);
         }
-        let ids: Vec<_> = self.sites.keys().copied().collect();
-        for id in ids {
-            if let Some(site) = self.sites.get_mut(&id) {
+        let posts: Vec<_> = self.sites.keys().copied().collect();
+        for post in posts {
+            if let Some(site) = self.sites.get_mut(&post) {
                 site.partitioned_until = 0;
             }
-            self.wake_agent(id);
+            self.wake_agent(post);
         }
         self.server_goes_on();
         if self.plane.is_none() {
@@ -369,8 +372,8 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
-        if let Some(id) = self.stands_still(&event) {
-            self.put_off.entry(id).or_default().push(event);
+        if let Some(post) = self.stands_still(&event) {
+            self.put_off.entry(post).or_default().push(event);
             return;
         }
         if let Some(missed) = &mut self.server_missed
@@ -402,10 +405,10 @@ impl World {
                 self.say("the store takes writes again");
                 self.serve(|_, _| ());
             }
-            Event::ToServer(id, status) => self.server_hears(id, &status),
-            Event::ToAgent(id, message) => {
-                self.with_site(id, |site, now| site.hear(&message, now));
-                self.check(invariants::nothing_told_is_taken_back(self, id));
+            Event::ToServer(post, status) => self.server_hears(post, &status),
+            Event::ToAgent(post, message) => {
+                self.with_site(post, |site, now| site.hear(&message, now));
+                self.check(invariants::nothing_told_is_taken_back(self, post));
             }
             Event::HangsUp(id) => {
                 self.serve(|plane, now| plane.hung_up(id, now));
@@ -420,41 +423,41 @@ impl World {
                 self.say(&format!("port is taken: {port} of {}", short(id)));
                 self.serve(|plane, now| plane.port_unusable(id, port, now));
             }
-            Event::Heartbeat(id, incarnation) => {
-                if self.is_alive(id, incarnation) {
-                    self.with_site(id, Site::prove_life);
-                    self.report(id);
-                    self.at(LIMITS.heartbeat.0, Event::Heartbeat(id, incarnation));
+            Event::Heartbeat(post, incarnation) => {
+                if self.is_alive(post, incarnation) {
+                    self.with_site(post, Site::prove_life);
+                    self.report(post);
+                    self.at(LIMITS.heartbeat.0, Event::Heartbeat(post, incarnation));
                 }
             }
-            Event::AgentWakes(id, incarnation) => {
-                if self.is_alive(id, incarnation) {
-                    self.with_site(id, Site::advance);
+            Event::AgentWakes(post, incarnation) => {
+                if self.is_alive(post, incarnation) {
+                    self.with_site(post, Site::advance);
                 }
             }
-            Event::AgentGoesOn(id, incarnation) => {
-                if self.is_alive(id, incarnation) {
-                    self.wake_agent(id);
+            Event::AgentGoesOn(post, incarnation) => {
+                if self.is_alive(post, incarnation) {
+                    self.wake_agent(post);
                 }
             }
-            Event::AppAnswers { id, tree } => {
-                if self.has_tree(id, tree) {
-                    self.with_site(id, Site::app_answers);
+            Event::AppAnswers { post, tree } => {
+                if self.has_tree(post, tree) {
+                    self.with_site(post, Site::app_answers);
                 }
             }
-            Event::AppExits { id, tree, status } => {
-                if self.has_tree(id, tree) {
-                    self.with_site(id, |site, now| site.app_exits(Exit::Status(status), now));
+            Event::AppExits { post, tree, status } => {
+                if self.has_tree(post, tree) {
+                    self.with_site(post, |site, now| site.app_exits(Exit::Status(status), now));
                 }
             }
-            Event::WatchWakes { id, tree } => {
-                if self.has_tree(id, tree) {
-                    self.watch(id);
+            Event::WatchWakes { post, tree } => {
+                if self.has_tree(post, tree) {
+                    self.watch(post);
                 }
             }
-            Event::TreeGone { id, tree } => {
-                if self.has_tree(id, tree) {
-                    self.tree_gone(id);
+            Event::TreeGone { post, tree } => {
+                if self.has_tree(post, tree) {
+                    self.tree_gone(post);
                 }
             }
             Event::HostGoesOn(gpu) => {
@@ -465,14 +468,13 @@ impl World {
         }
     }
 
-    /// The session, if this cannot happen now because its host or its agent stands
-    /// still.
-    fn stands_still(&self, event: &Event) -> Option<SessionId> {
-        let id = event.on_host()?;
-        let site = self.sites.get(&id)?;
+    /// Who it is about, if this cannot happen now because their host or agent stands still.
+    fn stands_still(&self, event: &Event) -> Option<Post> {
+        let post = event.on_host()?;
+        let site = self.sites.get(&post)?;
         let stands_still = self.away.contains(&site.gpu)
             || event.of_agent().is_some() && site.agent_stands_still(self.now);
-        stands_still.then_some(id)
+        stands_still.then_some(post)
     }
 
     // --- Small things -----------------------------------------------------------
@@ -493,6 +495,11 @@ impl World {
     fn new_id(&mut self) -> Uuid {
         self.next_id += 1;
         Uuid::from_u128(self.next_id)
+    }
+
+    /// All of a session's agents, and what they left.
+    pub fn sites_of(&self, session: SessionId) -> impl Iterator<Item = (&Post, &Site)> {
+        self.sites.range(posts_of(session))
     }
 
     fn chance(&mut self, of: u32, all: u32) -> bool {
@@ -522,8 +529,16 @@ fn recipe(port: u16) -> Recipe {
     }
 }
 
-fn short(id: SessionId) -> String {
-    format!("s{}", id.0.as_u128())
+fn posts_of(session: SessionId) -> RangeInclusive<Post> {
+    let last = Post {
+        session,
+        job: Some(u32::MAX),
+    };
+    session.into()..=last
+}
+
+fn short(of: impl Into<Post>) -> String {
+    of.into().to_string()
 }
 
 fn name(state: &State) -> &'static str {

@@ -7,11 +7,11 @@ impl World {
         }
         let wait = self.random.u64(500..120_000) / self.haste;
         self.at(wait, Event::Fault);
-        let alive: Vec<SessionId> = self
+        let alive: Vec<Post> = self
             .sites
             .iter()
             .filter(|(_, site)| site.agent.is_some())
-            .map(|(id, _)| *id)
+            .map(|(post, _)| *post)
             .collect();
         match (self.random.u8(0..18), self.pick(&alive).copied()) {
             (0, _) if self.plane.is_some() => self.crash("at rest"),
@@ -24,9 +24,9 @@ impl World {
                 self.launcher_broken_until = self.now + self.random.u64(1_000..200_000);
                 self.say("the launcher is broken");
             }
-            (7 | 8, Some(id)) => self.agent_is_killed(id),
-            (9 | 10, Some(id)) => self.network_is_cut(id),
-            (11 | 12, Some(id)) => self.agent_is_paused(id),
+            (7 | 8, Some(post)) => self.agent_is_killed(post),
+            (9 | 10, Some(post)) => self.network_is_cut(post),
+            (11 | 12, Some(post)) => self.agent_is_paused(post),
             (13 | 14, _) => self.host_stands_still(),
             (15, _) => self.host_loses_what_it_kept(),
             (16, _) if self.plane.is_some() && self.server_missed.is_none() => {
@@ -67,35 +67,35 @@ impl World {
         self.at(lasts, Event::StoreRecovers);
     }
 
-    fn agent_is_killed(&mut self, id: SessionId) {
-        self.say(&format!("the agent is killed: {}", short(id)));
-        self.kill_agent(id);
+    fn agent_is_killed(&mut self, post: Post) {
+        self.say(&format!("the agent is killed: {}", short(post)));
+        self.kill_agent(post);
     }
 
-    fn kill_agent(&mut self, id: SessionId) {
+    pub(super) fn kill_agent(&mut self, post: Post) {
         let now = self.now;
-        let Some(site) = self.sites.get_mut(&id) else {
+        let Some(site) = self.sites.get_mut(&post) else {
             return;
         };
         site.kill_agent(now);
         let tree = site.trees;
         let orphaned = self.random.u64(0..ORPHAN_MS);
-        self.at(orphaned, Event::TreeGone { id, tree });
-        self.at(1, Event::HangsUp(id));
-        self.release(id);
+        self.at(orphaned, Event::TreeGone { post, tree });
+        self.at(1, Event::HangsUp(post.session));
+        self.release(post);
     }
 
-    fn network_is_cut(&mut self, id: SessionId) {
-        self.say(&format!("the network is cut: {}", short(id)));
+    fn network_is_cut(&mut self, post: Post) {
+        self.say(&format!("the network is cut: {}", short(post)));
         let lasts = self.random.u64(100..300_000);
-        if let Some(site) = self.sites.get_mut(&id) {
+        if let Some(site) = self.sites.get_mut(&post) {
             site.partitioned_until = self.now + lasts;
         }
-        self.at(1, Event::HangsUp(id));
+        self.at(1, Event::HangsUp(post.session));
     }
 
-    fn agent_is_paused(&mut self, id: SessionId) {
-        let Some(site) = self.sites.get_mut(&id) else {
+    fn agent_is_paused(&mut self, post: Post) {
+        let Some(site) = self.sites.get_mut(&post) else {
             return;
         };
         site.pause();
@@ -107,9 +107,9 @@ impl World {
         };
         self.say(&format!(
             "the agent is paused for {lasts} ms: {}",
-            short(id)
+            short(post)
         ));
-        self.at(lasts, Event::AgentGoesOn(id, incarnation));
+        self.at(lasts, Event::AgentGoesOn(post, incarnation));
     }
 
     fn host_stands_still(&mut self) {
@@ -126,15 +126,15 @@ impl World {
 
     /// Agent, first process and app stop where they are and cannot be reached; the
     /// host's clock counts on.
-    fn stand_still(&mut self, gpu: &GpuId, lasts: u64) {
+    pub(super) fn stand_still(&mut self, gpu: &GpuId, lasts: u64) {
         if !self.away.insert(gpu.clone()) {
             return;
         }
         self.say(&format!("the host of {gpu} stands still for {lasts} ms"));
-        for id in self.sites_on(gpu) {
+        for post in self.sites_on(gpu) {
             // A network may say so, or nothing may be heard any more.
             if self.random.bool() {
-                self.at(1, Event::HangsUp(id));
+                self.at(1, Event::HangsUp(post.session));
             }
         }
         self.at(lasts, Event::HostGoesOn(gpu.clone()));
@@ -155,36 +155,38 @@ impl World {
     pub(super) fn host_goes_on(&mut self, gpu: &GpuId) {
         self.say(&format!("the host of {gpu} goes on"));
         let now = self.now;
-        for id in self.sites_on(gpu) {
-            if let Some(site) = self.sites.get_mut(&id) {
+        for post in self.sites_on(gpu) {
+            if let Some(site) = self.sites.get_mut(&post) {
                 site.host_goes_on(now);
             }
-            self.release(id);
+            self.release(post);
         }
     }
 
-    fn sites_on(&self, gpu: &GpuId) -> Vec<SessionId> {
+    pub(super) fn sites_on(&self, gpu: &GpuId) -> Vec<Post> {
         self.sites
             .iter()
             .filter(|(_, site)| site.gpu == *gpu)
-            .map(|(id, _)| *id)
+            .map(|(post, _)| *post)
             .collect()
     }
 
     /// The agent is dead and its journal gone; the app may outlive both for a moment.
     fn host_loses_what_it_kept(&mut self) {
-        let ids: Vec<SessionId> = self
+        let posts: Vec<Post> = self
             .sites
             .iter()
+            .filter(|(post, _)| post.job.is_none())
             .filter(|(_, site)| site.journal.is_some() && !self.away.contains(&site.gpu))
-            .map(|(id, _)| *id)
+            .map(|(post, _)| *post)
             .collect();
-        let Some(id) = self.pick(&ids).copied() else {
+        let Some(post) = self.pick(&posts).copied() else {
             return;
         };
+        let id = post.session;
         let was_heard_of = self.proven.contains_key(&id);
-        self.kill_agent(id);
-        if let Some(site) = self.sites.get_mut(&id) {
+        self.kill_agent(post);
+        if let Some(site) = self.sites.get_mut(&post) {
             site.journal = None;
         }
         self.launches_fail(id);
@@ -198,12 +200,12 @@ impl World {
         ));
         // What nobody had read yet is lost too: nothing of it is left to meet an app
         // that is started anew.
-        let is_left = |event: &Event| !matches!(event, Event::ToServer(of, _) if *of == id);
+        let is_left = |event: &Event| !matches!(event, Event::ToServer(of, _) if *of == post);
         self.events.retain(|_, event| is_left(event));
         if let Some(missed) = &mut self.server_missed {
             missed.retain(is_left);
         }
-        self.tree_gone(id);
+        self.tree_gone(post);
     }
 
     /// What was on its way to a host that lost everything arrives nowhere.

@@ -29,10 +29,10 @@ impl World {
         self.process += 1;
         self.shuts_down = false;
         self.say("the server is back");
-        let ids: Vec<_> = self.sites.keys().copied().collect();
-        for id in ids {
+        let posts: Vec<_> = self.sites.keys().copied().collect();
+        for post in posts {
             // Agents find it within a moment.
-            self.report(id);
+            self.report(post);
         }
         self.serve(|_, _| ());
     }
@@ -127,7 +127,10 @@ impl World {
         }
     }
 
-    pub(super) fn server_hears(&mut self, id: SessionId, status: &AgentStatus) {
+    pub(super) fn server_hears(&mut self, post: Post, status: &AgentStatus) {
+        let id = post.session;
+        // What it answers goes to who spoke last.
+        self.speaks.insert(id, post);
         let heard = self.serve(|plane, now| plane.heard(id, status, now));
         if heard.is_some() {
             let proven = self.proven.entry(id).or_default();
@@ -211,12 +214,15 @@ impl World {
                 let (id, has_ended) = (session.id, !session.is_open());
                 self.store.put(*session);
                 self.check(invariants::acknowledged_requests_hold(self, id));
-                if let Some(site) = self.sites.get_mut(&id)
-                    && has_ended
-                    && site.tree.is_some()
-                {
-                    site.is_given_up = true;
-                    self.say(&format!("{} is given up with its host", short(id)));
+                let mut given_up = Vec::new();
+                for (post, site) in self.sites.range_mut(posts_of(id)) {
+                    if has_ended && site.tree.is_some() {
+                        site.is_given_up = true;
+                        given_up.push(*post);
+                    }
+                }
+                for post in given_up {
+                    self.say(&format!("{} is given up with its host", short(post)));
                 }
             }
             Change::Machine(machine) => {
@@ -265,9 +271,10 @@ impl World {
                 self.at(takes, Event::Launch(launch));
             }
             Command::Tell { session, message } => {
-                let delays = self.delivery(session);
-                for delay in delays {
-                    self.at(delay, Event::ToAgent(session, message.clone()));
+                let post = self.speaks.get(&session).copied();
+                let post = post.unwrap_or(session.into());
+                for delay in self.delivery(post) {
+                    self.at(delay, Event::ToAgent(post, message.clone()));
                 }
             }
             Command::CancelJob { .. } | Command::LimitJob { .. } => {}
