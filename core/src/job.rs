@@ -46,6 +46,10 @@ impl std::fmt::Display for JobId {
 pub enum JobState {
     /// It waits for a place: the engine's queue is the session's.
     Pending,
+    /// It has a place, and what it needs is being fetched.
+    Preparing,
+    /// It has a place, and what it needs cannot be had; its engine tries again.
+    Stuck,
     /// It has a place. Its agent calls by itself.
     Running,
     /// Nothing of it is left.

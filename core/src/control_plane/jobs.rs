@@ -17,6 +17,12 @@ use crate::time::{Millis, Moment, Monotonic};
 /// An agent whose line broke, and whose job is over, has called again within this or never.
 const CALLS_AGAIN_WITHIN: Millis = Millis(5_000);
 
+/// How long a job that has a place may fetch what it needs.
+const PREPARED_WITHIN: Millis = Millis::from_minutes(30);
+
+/// How long an engine may try again to have what a job needs, which keeps its place.
+const STUCK_FOR: Millis = Millis::from_minutes(1);
+
 /// What a job's time limit leaves its agent beyond all that the session is granted.
 const SPARE: Millis = Millis::from_minutes(1);
 
@@ -162,29 +168,44 @@ impl ControlPlane {
     }
 
     fn job_lives(&mut self, id: SessionId, status: &JobStatus, now: Moment) {
-        let runs = status.state == JobState::Running;
         let before = self.sessions.get(&id).and_then(|it| it.job.as_ref());
-        let came_to_run = before.is_none_or(|job| job.state != JobState::Running);
+        let has_changed = before.is_none_or(|job| job.state != status.state);
         self.note(id, status, now);
         let (Some(session), Some(contact)) = (self.sessions.get(&id), self.contacts.get_mut(&id))
         else {
             return;
         };
         let is_awaited = has_no_agent(session);
-        // Only a job that runs owes an agent, and has its time to.
-        if is_awaited && (!runs || came_to_run) {
+        let lost_after = self.settings.limits.lost_after;
+        // Only a job that has a place owes an agent, and has its time to.
+        let agent_within = match status.state {
+            JobState::Pending | JobState::Unknown | JobState::Ended => None,
+            JobState::Preparing => Some(PREPARED_WITHIN),
+            JobState::Stuck => Some(STUCK_FOR),
+            JobState::Running => Some(lost_after),
+        };
+        if is_awaited && (agent_within.is_none() || has_changed) {
             contact.last_heard = now.monotonic;
         }
-        let lost_after = self.settings.limits.lost_after;
-        let is_silent = now.monotonic.since(contact.last_heard) >= lost_after;
+        let patience = agent_within.filter(|_| is_awaited).unwrap_or(lost_after);
+        let is_silent = now.monotonic.since(contact.last_heard) >= patience;
         let is_stopping = matches!(session.state, State::Stopping { .. });
         if is_stopping && (is_awaited || is_silent) {
             self.cancel_job(id);
         } else if is_awaited && is_silent {
-            let sentence = format!(
-                "Its job runs, but its agent did not call within {lost_after}; can the nodes \
-                 reach the server?"
-            );
+            let sentence = match status.state {
+                JobState::Running => format!(
+                    "Its job runs, but its agent did not call within {patience}; can the nodes \
+                     reach the server?"
+                ),
+                JobState::Pending
+                | JobState::Preparing
+                | JobState::Stuck
+                | JobState::Unknown
+                | JobState::Ended => {
+                    format!("Its job did not start within {patience}: {}", status.words)
+                }
+            };
             let session = session.clone();
             self.stop(session, Ending::failed(sentence), now);
         } else if !is_stopping {

@@ -140,7 +140,7 @@ impl World {
 fn cancelled(commands: &[Command]) -> Vec<&str> {
     fn of(command: &Command) -> Option<&str> {
         match command {
-            Command::CancelJob { launcher, job } if *launcher == slurm() => Some(&job.0),
+            Command::CancelJob { launcher, job, .. } if *launcher == slurm() => Some(&job.0),
             _ => None,
         }
     }
@@ -416,6 +416,35 @@ fn a_job_that_runs_and_whose_agent_never_calls_is_cancelled_and_fails_with_a_sen
         world.error(),
         "Its job runs, but its agent did not call within 1 min; can the nodes reach the server?"
     );
+}
+
+#[test]
+fn a_job_may_take_long_to_be_prepared_and_not_as_long_to_be_stuck() {
+    let image = |state, words| job("7", state, words);
+    let pulls = image(JobState::Preparing, "Pending (ContainerCreating)");
+    let backs_off = image(JobState::Stuck, "Pending (ImagePullBackOff: no such image)");
+    let mut world = world_with(cluster());
+    world.create_pending();
+    world.look(std::slice::from_ref(&pulls));
+    let minutes = |minutes| Millis::from_minutes(minutes);
+    let commands = world.look_after(minutes(29), std::slice::from_ref(&pulls));
+    assert_eq!(commands, []);
+    world.look(std::slice::from_ref(&backs_off));
+    let commands = world.look_after(Millis(59_999), std::slice::from_ref(&backs_off));
+    assert_eq!(commands, []);
+    let commands = world.look_after(Millis(1), std::slice::from_ref(&backs_off));
+    assert_eq!(cancelled(&commands), ["7"]);
+    world.look_after(LOOK_EVERY, &[]);
+    assert_eq!(
+        world.error(),
+        "Its job did not start within 1 min: Pending (ImagePullBackOff: no such image)"
+    );
+
+    let mut world = world_with(cluster());
+    world.create_pending();
+    world.look(std::slice::from_ref(&pulls));
+    let commands = world.look_after(minutes(30), std::slice::from_ref(&pulls));
+    assert_eq!(cancelled(&commands), ["7"]);
 }
 
 #[test]
