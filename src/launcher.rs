@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod handout;
+pub mod kubernetes;
 pub mod local;
 pub mod slurm;
 

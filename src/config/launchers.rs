@@ -11,6 +11,7 @@ use super::{ConfigError, PlaceConfig, parse_origin};
 use crate::agent::spec::ServerAt;
 use crate::engine::{EngineSettings, GpuPassing, Subnets};
 use crate::launcher::cluster::{ClusterEngine, ClusterSettings};
+use crate::launcher::kubernetes::KubernetesSettings;
 use crate::launcher::local::Manner;
 use crate::launcher::slurm::{ContainersBy, SlurmSettings};
 
@@ -36,6 +37,7 @@ pub struct ClusterConfig {
 enum Kind {
     Local,
     Slurm,
+    Kubernetes,
     /// The default socket, if `DOCKER_HOST` names none.
     Engine(&'static str),
 }
@@ -54,14 +56,17 @@ impl LaunchersSay {
                 "docker" => Ok(Kind::Engine("unix:///var/run/docker.sock")),
                 "podman" => Ok(Kind::Engine("unix:///run/podman/podman.sock")),
                 "slurm" => Ok(Kind::Slurm),
-                "kubernetes" => Err(format!(
-                    "\"{kind}\" is not there yet; use \"local\" or \"docker\", or no [[launcher]] at all"
-                )),
+                "kubernetes" => Ok(Kind::Kubernetes),
                 other => Err(format!(
-                    "there is no launcher \"{other}\"; use \"local\", \"docker\", \"podman\" or \"slurm\""
+                    "there is no launcher \"{other}\"; use \"local\", \"docker\", \"podman\", \
+                     \"slurm\" or \"kubernetes\""
                 )),
             })?;
             match kind {
+                Kind::Kubernetes => {
+                    let this = cluster(&mut launcher, "kubernetes", here, kubernetes)?;
+                    says.put_in_cluster(this);
+                }
                 Kind::Slurm => says.put_in_cluster(cluster(&mut launcher, "slurm", here, slurm)?),
                 Kind::Engine(socket) => {
                     let this = engine(&mut launcher, socket)?;
@@ -141,7 +146,7 @@ fn cluster(
     table: &mut Table<'_>,
     kind: &str,
     here: &Path,
-    engine: fn(&mut Table<'_>) -> Result<ClusterEngine, ConfigError>,
+    engine: fn(&mut Table<'_>, &Path) -> Result<ClusterEngine, ConfigError>,
 ) -> Result<ClusterConfig, ConfigError> {
     /// More jobs than any engine has.
     const MOST_JOBS: u32 = 1_000_000;
@@ -188,12 +193,12 @@ fn cluster(
     };
     Ok(ClusterConfig {
         settings,
-        engine: engine(table)?,
+        engine: engine(table, here)?,
     })
 }
 
 /// What a table says of Slurm.
-fn slurm(table: &mut Table<'_>) -> Result<ClusterEngine, ConfigError> {
+fn slurm(table: &mut Table<'_>, _: &Path) -> Result<ClusterEngine, ConfigError> {
     /// More than any node has.
     const MOST_CPUS: u32 = 100_000;
     /// A pebibyte.
@@ -234,6 +239,53 @@ fn slurm(table: &mut Table<'_>) -> Result<ClusterEngine, ConfigError> {
     }))
 }
 
+/// What a table says of Kubernetes.
+fn kubernetes(table: &mut Table<'_>, here: &Path) -> Result<ClusterEngine, ConfigError> {
+    /// A user that no image is likely to know.
+    const NOBODY_IN_PARTICULAR: u32 = 64_000;
+    /// A pebibyte.
+    const MOST_MIB: u32 = 1 << 30;
+    let kubeconfig = path(table, "kubeconfig", here)?;
+    let mut word = |key| {
+        table
+            .take(key)
+            .map(|entry| entry.parse(check_word))
+            .transpose()
+    };
+    let (context, namespace) = (word("context")?, word("namespace")?);
+    let (image, agent_image, agent) = (word("image")?, word("agent_image")?, word("agent")?);
+    let run_as_user = table.take("run_as_user").map(|it| it.whole(1..=u32::MAX));
+    let cpu_millis = cpu_millis(table)?;
+    let memory_mib = table.take("memory_mib").map(|it| it.whole(1..=MOST_MIB));
+    let pod = table.take("pod").map(|entry| entry.json()).transpose()?;
+    Ok(ClusterEngine::Kubernetes(Box::new(KubernetesSettings {
+        kubeconfig,
+        context,
+        namespace,
+        image,
+        agent_image,
+        agent,
+        run_as_user: run_as_user.transpose()?.unwrap_or(NOBODY_IN_PARTICULAR),
+        cpu_millis,
+        memory_mib: memory_mib.transpose()?.map(u64::from),
+        pod: pod.unwrap_or_else(|| serde_json::json!({})),
+    })))
+}
+
+/// What a table says of `cpus`, in thousandths.
+fn cpu_millis(table: &mut Table<'_>) -> Result<Option<u64>, ConfigError> {
+    /// So many cores are enough for anyone.
+    const MOST_CORES: f64 = 1e4;
+    let cores = table.take("cpus").map(|it| it.number(0.01..=MOST_CORES));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be within range"
+    )]
+    let millis = cores.transpose()?.map(|cores| (cores * 1e3).round() as u64);
+    Ok(millis)
+}
+
 fn check_word(text: &str) -> Result<String, String> {
     if text.trim().is_empty() || text.contains(['\n', '\0']) {
         return Err("must say something, in one line".to_owned());
@@ -253,8 +305,6 @@ fn check_name(text: &str) -> Result<String, String> {
 
 /// What a table says of the engine that runs containers.
 fn engine(table: &mut Table<'_>, socket: &str) -> Result<EngineSettings, ConfigError> {
-    /// So many cores are enough for anyone.
-    const MOST_CORES: f64 = 1e4;
     /// A pebibyte.
     const MOST_MIB: u32 = 1 << 30;
     let host = match table.take("host") {
@@ -286,14 +336,8 @@ fn engine(table: &mut Table<'_>, socket: &str) -> Result<EngineSettings, ConfigE
         Some(entry) => MINUTES.span(&entry)?,
         None => Millis::from_minutes(30),
     };
-    let cores = table.take("cpus").map(|it| it.number(0.01..=MOST_CORES));
+    let cpu_millis = cpu_millis(table)?;
     let disk_mib = table.take("disk_mib").map(|it| it.whole(1..=MOST_MIB));
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to be within range"
-    )]
-    let cpu_millis = cores.transpose()?.map(|cores| (cores * 1e3).round() as u64);
     Ok(EngineSettings {
         host,
         network,

@@ -212,6 +212,11 @@ impl<'a> Entry<'a> {
         words.ok_or_else(|| self.must_be("a list of texts in quotes"))
     }
 
+    /// The same in JSON.
+    pub fn json(&self) -> Result<serde_json::Value, ConfigError> {
+        json(self.value.get_ref()).ok_or_else(|| self.must_be("what JSON can say"))
+    }
+
     /// A table.
     pub fn table(&self) -> Result<Table<'a>, ConfigError> {
         let table = self
@@ -241,6 +246,30 @@ impl<'a> Entry<'a> {
             })
             .ok_or_else(|| self.must_be(&format!("written as [[{}]]", self.key)))
     }
+}
+
+/// A value as JSON has it. `None` where it has no such.
+fn json(value: &DeValue<'_>) -> Option<serde_json::Value> {
+    use serde_json::Value;
+    Some(match value {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Integer(digits) => {
+            Value::from(i64::from_str_radix(digits.as_str(), digits.radix()).ok()?)
+        }
+        DeValue::Float(digits) => Value::from(digits.as_str().parse::<f64>().ok()?),
+        DeValue::Boolean(truth) => Value::from(*truth),
+        DeValue::Datetime(_) => return None,
+        DeValue::Array(items) => {
+            let items = items.iter().map(|item| json(item.get_ref()));
+            Value::Array(items.collect::<Option<_>>()?)
+        }
+        DeValue::Table(table) => {
+            let entries = table
+                .iter()
+                .map(|(key, value)| Some((key.get_ref().to_string(), json(value.get_ref())?)));
+            Value::Object(entries.collect::<Option<_>>()?)
+        }
+    })
 }
 
 /// The known key that `key` was probably meant to be.

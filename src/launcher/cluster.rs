@@ -21,6 +21,7 @@ use tokio::time::sleep;
 
 use super::Launcher;
 use super::handout::Handout;
+use super::kubernetes::{Kubernetes, KubernetesSettings};
 use super::slurm::{Slurm, SlurmSettings};
 use crate::agent::job::Assignment;
 use crate::agent::spec::{AgentSpec, AppLimits, ServerAt};
@@ -32,6 +33,8 @@ use crate::keys::AgentSecrets;
 const AT_ONCE_MAX: usize = 8;
 /// Linux has no variable of an environment be longer than 128 KiB, its name included.
 const ASSIGNMENT_BYTES_MAX: usize = 128 * 1024 - 64;
+/// What changes within this is looked at together.
+const TOGETHER: Duration = Duration::from_millis(100);
 /// The longest pause between two questions to an engine that does not answer.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -50,6 +53,12 @@ pub trait Cluster: Send + Sync + 'static {
     /// # Errors
     /// A sentence, when the engine does not answer. No answer is not "none".
     async fn jobs(&self) -> Result<Jobs, String>;
+
+    /// Until something of the jobs has changed, if the engine tells. It is asked again and
+    /// again all the same.
+    async fn changed(&self) {
+        std::future::pending().await
+    }
 
     /// End this session's job of that id; some engines use ids again. One that is gone is
     /// ended.
@@ -145,6 +154,8 @@ pub struct ClusterSettings {
 pub enum ClusterEngine {
     /// Slurm.
     Slurm(SlurmSettings),
+    /// Kubernetes.
+    Kubernetes(Box<KubernetesSettings>),
 }
 
 impl ClusterEngine {
@@ -163,6 +174,10 @@ impl ClusterEngine {
                 let slurm = Slurm::new(settings.clone(), cluster, installation);
                 Ok(Arc::new(slurm))
             }
+            Self::Kubernetes(settings) => {
+                let settings = (**settings).clone();
+                Ok(Arc::new(Kubernetes::new(settings, cluster, installation)))
+            }
         }
     }
 
@@ -171,6 +186,7 @@ impl ClusterEngine {
     pub const fn moves_time_limits(&self) -> bool {
         match self {
             Self::Slurm(settings) => settings.moves_time_limits,
+            Self::Kubernetes(_) => false,
         }
     }
 }
@@ -330,7 +346,10 @@ impl ClusterLauncher {
                 }
             }
             let longer = pause.saturating_mul(1 << failures.min(10));
-            sleep(longer.min(PAUSE_MAX.max(pause))).await;
+            tokio::select! {
+                () = sleep(longer.min(PAUSE_MAX.max(pause))) => {}
+                () = self.cluster.changed() => sleep(TOGETHER).await,
+            }
         }
     }
 
