@@ -1,18 +1,19 @@
 //! Slurm clusters of the tests' own: a controller and three hosts with GPUs, all on this
 //! machine. What finds one is what [`Cluster::environment`] says.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::host::Host;
 
 /// Its hosts, and which GPUs each has. The GPUs are `/dev/null`, but Slurm cannot tell.
 pub const NODES: [Gpus; 3] = [
@@ -208,6 +209,19 @@ impl Cluster {
         }
     }
 
+    /// A copy of those files.
+    pub fn saved(&self) -> PathBuf {
+        let copy = self.file("saved");
+        copy_tree(&self.file("state"), &copy);
+        copy
+    }
+
+    /// While it is dead: what it did after it had saved this is lost.
+    pub fn restore(&self, saved: &Path) {
+        std::fs::remove_dir_all(self.file("state")).unwrap();
+        copy_tree(saved, &self.file("state"));
+    }
+
     pub fn kill_slurmctld(&self) {
         self.controller.order("kill");
     }
@@ -275,101 +289,6 @@ impl Cluster {
     }
 }
 
-/// One of its hosts: a daemon, and processes that are gone when their host is.
-struct Host {
-    /// Where `slurm.conf` is.
-    dir: PathBuf,
-    daemon: Vec<String>,
-    port: Option<u16>,
-    first: Mutex<Option<First>>,
-}
-
-/// The first process of a host's PID namespace, told what to do with the daemon. With the
-/// last order it ends, and takes all others along.
-struct First {
-    process: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-const FIRST: &str = r#"
-while read -r order; do
-  case $order in
-    start) "$@" </dev/null >>log 2>&1 & daemon=$! ;;
-    kill) kill -KILL $daemon; wait $daemon ;;
-    pause) kill -STOP $daemon ;;
-    resume) kill -CONT $daemon ;;
-  esac
-  echo done
-done"#;
-
-impl Host {
-    /// One whose daemon is told to start later, and takes connections there.
-    fn new(dir: &Path, port: impl Into<Option<u16>>, daemon: &[&str]) -> Self {
-        let host = Self {
-            dir: dir.to_owned(),
-            daemon: daemon.iter().map(ToString::to_string).collect(),
-            port: port.into(),
-            first: Mutex::new(None),
-        };
-        host.boots();
-        host
-    }
-
-    fn boots(&self) {
-        let mut process = Command::new("unshare")
-            .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
-            .args(["bash", "-c", FIRST, "first"])
-            .args(&self.daemon)
-            .current_dir(&self.dir)
-            .env("SLURM_CONF", self.dir.join("slurm.conf"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let first = First {
-            orders: process.stdin.take().unwrap(),
-            answers: BufReader::new(process.stdout.take().unwrap()),
-            process,
-        };
-        *self.first.lock().unwrap() = Some(first);
-    }
-
-    fn order(&self, what: &str) {
-        let mut first = self.first.lock().unwrap();
-        let first = first.as_mut().expect("a host that has power");
-        writeln!(first.orders, "{what}").unwrap();
-        let mut answer = String::new();
-        first.answers.read_line(&mut answer).unwrap();
-        assert_eq!(answer, "done\n", "{what}");
-    }
-
-    /// Does its daemon take connections?
-    fn answers(&self) -> bool {
-        let port = self.port.unwrap();
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    }
-
-    fn dies(&self) {
-        let first = self
-            .first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(mut first) = first {
-            drop(first.orders);
-            let _ = first.process.wait();
-        }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.dies();
-    }
-}
-
 fn munge(dir: &Path) -> Host {
     let key: [u8; 128] = std::array::from_fn(|_| fastrand::u8(..));
     std::fs::write(dir.join("munge.key"), key).unwrap();
@@ -392,6 +311,11 @@ fn munge(dir: &Path) -> Host {
         std::thread::sleep(Duration::from_millis(5));
     }
     munge
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.unwrap().success());
 }
 
 /// For the controller and each host.
