@@ -7,7 +7,7 @@ impl World {
         }
         let wait = self.random.u64(500..120_000) / self.haste;
         self.at(wait, Event::Fault);
-        if self.engine.is_some() && self.random.bool() {
+        if self.engine.is_some() && self.chance(1, 3) {
             return self.engine_fault();
         }
         let alive: Vec<Post> = self

@@ -44,7 +44,7 @@ impl World {
             .is_none_or(|it| it.unreachable_until > self.now);
         if unreachable {
             self.outcome(by, id, unclear());
-        } else if !self.calm && (self.launcher_broken_until > self.now || self.chance(1, 40)) {
+        } else if !self.calm && self.chance(1, 30) {
             self.say(&format!("a job is refused: {}", short(id)));
             self.outcome(by, id, LaunchOutcome::Failed("Invalid account".into()));
         } else if !self.calm && self.chance(1, 10) {
@@ -177,9 +177,9 @@ impl World {
     // --- What happens at the engine ---------------------------------------------
 
     pub(super) fn engine_schedules(&mut self) {
-        if !self.calm && self.chance(1, 3) {
+        if !self.calm && self.chance(1, 4) {
             // Others use its nodes.
-            let later = self.random.u64(1_000..300_000);
+            let later = self.random.u64(1_000..120_000);
             return self.at(later, Event::EngineSchedules);
         }
         loop {
@@ -356,23 +356,23 @@ impl World {
             in_stage(&[Stage::Runs, Stage::Waits]),
         );
         match self.random.u8(0..10) {
-            0 | 1 => {
-                let lasts = if self.random.bool() {
+            0 => {
+                let lasts = if self.random.u8(0..3) > 0 {
                     self.random.u64(1_000..60_000)
                 } else {
-                    self.random.u64(60_000..3_600_000)
+                    self.random.u64(60_000..1_800_000)
                 };
                 engine.unreachable_until = self.now + lasts;
                 self.say(&format!("the engine does not answer for {lasts} ms"));
             }
-            2 => self.with_job(&running, |world, job| world.end_job(job, "PREEMPTED")),
+            1 | 2 => self.with_job(&running, |world, job| world.end_job(job, "PREEMPTED")),
             3 => self.with_job(&any, |world, job| {
                 world.end_job(job, "CANCELLED by 0");
             }),
             4 | 5 => self.with_job(&running, Self::node_of_job_fails),
             6 | 7 => self.with_job(&running, Self::job_is_suspended),
             8 => self.with_job(&running, Self::node_of_job_stands_still),
-            _ if self.chance(1, 3) => self.engine_loses_its_state(),
+            _ if self.chance(1, 6) => self.engine_loses_its_state(),
             _ => {}
         }
     }
