@@ -80,6 +80,10 @@ impl World {
             self.may_double.insert(id);
         }
         self.check(invariants::check_job(self, id));
+        // One that its engine forgot before anybody put it on record.
+        if self.sites_of(id).any(|(post, _)| post.job.is_some()) {
+            self.may_double.insert(id);
+        }
         let engine = self.engine.as_mut()?;
         let number = engine.take(asked.launch);
         self.say(&format!("{} waits for job {number}", short(id)));
