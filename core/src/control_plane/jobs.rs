@@ -119,6 +119,11 @@ impl ControlPlane {
             || contact
                 .launched_at
                 .is_some_and(|launched_at| asked_at <= launched_at);
+        // One that ended may have been there before what was launched since.
+        let known = session.job.as_ref().map(|job| &job.id);
+        let status = status.filter(|status| {
+            !may_be_news || status.state != JobState::Ended || Some(&status.id) == known
+        });
         let (launcher, is_stopping) = (
             launcher_of(session).cloned(),
             matches!(session.state, State::Stopping { .. }),

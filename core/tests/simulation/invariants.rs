@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::gpu::GpuId;
 use dwell_core::id::SessionId;
+use dwell_core::job::{JobState, Jobs};
 use dwell_core::metering::{Period, Span, usage_by_type};
 use dwell_core::pricing::MicroDollars;
 use dwell_core::protocol::AgentPhase;
@@ -12,11 +13,18 @@ use dwell_core::share::Share;
 use dwell_core::time::Millis;
 
 use super::agents::{ORPHAN_MS, Post, Site};
+use super::engine::{EngineJob, Stage, number_of};
 use super::world::{LIMITS, PORTS, World};
 
 /// An agent that is paused while it waits for the last process to go may take it to be
 /// there for as long as it would not have looked anyway.
 const UNSEEN_MS: u64 = 500;
+
+/// An agent that said something so recently speaks.
+const SPOKE_MS: u64 = 5_000;
+
+/// Two looks, a word to an engine, and what a job takes to end.
+const STRAY_MS: u64 = 90_000;
 
 type Checked = Result<(), String>;
 
@@ -35,6 +43,7 @@ pub fn check(world: &World) -> Checked {
     };
     let open: Vec<&Session> = plane.open_sessions().collect();
     one_gpu_is_given_to_one_session(&open)?;
+    no_more_jobs_than_may_be(world, &open)?;
     nothing_waits_while_its_gpu_is_free(world, &open)?;
     ports_are_distinct_and_in_range(&open)?;
     limits_are_kept(&open)?;
@@ -48,13 +57,18 @@ pub fn check_start(world: &World, post: Post, was_heard_of: bool) -> Checked {
         return Ok(());
     };
     an_app_is_started_once_at_most(post, site, was_heard_of)?;
+    let may_double = post.job.is_some() && world.may_double.contains(&post.session);
+    let open = world.store.sessions.get(&post.session);
     ensure!(
-        world
-            .store
-            .sessions
-            .get(&post.session)
-            .is_some_and(Session::is_open),
+        open.is_some_and(Session::is_open) || may_double,
         "{post} is started after its end"
+    );
+    let other = world
+        .sites_of(post.session)
+        .find(|(other, theirs)| **other != post && theirs.tree.is_some());
+    ensure!(
+        other.is_none() || may_double,
+        "{post} is started while {other:?} is there"
     );
     one_gpu_has_one_live_tree(world, post, site)
 }
@@ -207,8 +221,33 @@ fn nothing_waits_while_its_gpu_is_free(world: &World, open: &[&Session]) -> Chec
             session.id,
             free.map_or("", |gpu| &gpu.id.0)
         );
+        let has_room = world.engine.as_ref().is_some_and(|engine| {
+            let most = engine.cluster.jobs_max;
+            engine.cluster.gpu_types.contains(&session.gpu_type)
+                && most.is_none_or(|most| in_jobs(open) < most as usize)
+        });
+        ensure!(!has_room, "{} waits and could have a job", session.id);
     }
     Ok(())
+}
+
+fn no_more_jobs_than_may_be(world: &World, open: &[&Session]) -> Checked {
+    let most = world
+        .engine
+        .as_ref()
+        .and_then(|it| it.cluster.jobs_max)
+        .unwrap_or(u32::MAX);
+    let jobs = in_jobs(open);
+    ensure!(jobs <= most as usize, "{jobs} sessions are in {most} jobs");
+    Ok(())
+}
+
+fn in_jobs(open: &[&Session]) -> usize {
+    let is_in_job = |session: &&&Session| {
+        let placement = session.placement();
+        placement.is_some_and(|placement| placement.launcher().is_some())
+    };
+    open.iter().filter(is_in_job).count()
 }
 
 fn ports_are_distinct_and_in_range(open: &[&Session]) -> Checked {
@@ -321,7 +360,8 @@ pub fn check_change(world: &World, before: Option<&Session>, after: &Session) ->
         after.id
     );
     event_is_true(world, after)?;
-    tree_is_gone(world, after)
+    tree_is_gone(world, after)?;
+    jobs_are_gone(world, after)
 }
 
 fn rank(state: &State) -> u8 {
@@ -411,6 +451,144 @@ fn tree_is_gone(world: &World, ended: &Session) -> Checked {
         "{} has ended and its processes are there",
         ended.id
     );
+    Ok(())
+}
+
+/// A session in a job ends no sooner than its processes; or its engine says that the job is
+/// over, and its agent does not speak any more; or its lease is over, and all stands still.
+/// Whoever could not know of a second job may have been told the end by that one's agent.
+fn jobs_are_gone(world: &World, ended: &Session) -> Checked {
+    let Some(engine) = &world.engine else {
+        return Ok(());
+    };
+    if world.may_double.contains(&ended.id) {
+        return Ok(());
+    }
+    let waits = engine
+        .jobs_of(ended.id)
+        .find(|(_, job)| job.stage == Stage::Waits);
+    ensure!(
+        waits.is_none(),
+        "{} has ended and waits: {waits:?}",
+        ended.id
+    );
+    for (post, site) in world.sites_of(ended.id) {
+        let (Some(job), Some(tree)) = (post.job, &site.tree) else {
+            continue;
+        };
+        let stands_still =
+            world.away.contains(&site.gpu) || world.now <= tree.promise.host_went_on + ORPHAN_MS;
+        if stands_still && !tree.promise.goes_on(world.now) {
+            continue;
+        }
+        ensure!(
+            engine.is_over(job),
+            "{post} has ended and its processes are there"
+        );
+        let heard = world.last_heard.get(&ended.id).copied().unwrap_or(0);
+        ensure!(
+            heard + SPOKE_MS <= world.now,
+            "{post} has ended and its agent spoke {} ms ago",
+            world.now - heard
+        );
+    }
+    Ok(())
+}
+
+/// A job is submitted: it is the session's only one, as far as that can be known.
+pub fn check_job(world: &World, id: SessionId) -> Checked {
+    let other = world.engine.as_ref().and_then(|it| it.jobs_of(id).next());
+    ensure!(
+        other.is_none() || world.may_double.contains(&id),
+        "{id} has two jobs: {other:?}"
+    );
+    Ok(())
+}
+
+/// All that a lease that grants so much can need.
+fn longest_lease(granted: Millis) -> Millis {
+    LIMITS.start_limit.plus(granted).plus(LIMITS.grace)
+}
+
+/// An engine ends a job whose time is up.
+pub fn limit_is_longer_than_lease(world: &World, number: u32, job: &EngineJob) -> Checked {
+    let post = Post {
+        session: job.session,
+        job: Some(number),
+    };
+    let tree = world.sites.get(&post).and_then(|site| site.tree.as_ref());
+    let Some(tree) = tree.filter(|tree| tree.promise.goes_on(world.now)) else {
+        return Ok(());
+    };
+    // One that was extended, of which the engine could not be told yet.
+    let granted = tree.promise.granted_ms();
+    let moves = world
+        .engine
+        .as_ref()
+        .is_some_and(|it| it.cluster.moves_time_limits);
+    ensure!(
+        moves && job.time_limit < longest_lease(granted),
+        "{post} is ended by its engine after {} and has {granted}",
+        job.time_limit
+    );
+    Ok(())
+}
+
+/// The server has just looked, and saw these: an engine that may be told to let a job run
+/// for longer is told.
+pub fn limits_are_moved(world: &World, jobs: &Jobs) -> Checked {
+    if !world
+        .engine
+        .as_ref()
+        .is_some_and(|it| it.cluster.moves_time_limits)
+    {
+        return Ok(());
+    }
+    for (id, status) in &jobs.0 {
+        let Some(session) = world.store.sessions.get(id) else {
+            continue;
+        };
+        let is_its = session.job.as_ref().is_some_and(|job| job.id == status.id);
+        let is_short = status
+            .time_limit
+            .is_some_and(|limit| limit < longest_lease(session.granted_ms));
+        let runs = matches!(session.state, State::Running { .. });
+        ensure!(
+            !(is_its && is_short && runs)
+                || status.state == JobState::Ended
+                || world.limited.contains(&status.id),
+            "job {} of {id} may run for {:?} only",
+            status.id,
+            status.time_limit
+        );
+    }
+    Ok(())
+}
+
+/// Once nothing fails any more, no job is left that is no open session's only one.
+pub fn jobs_too_many_go(world: &mut World) -> Checked {
+    let Some(engine) = world.engine.as_mut().filter(|_| world.calm) else {
+        return Ok(());
+    };
+    let mut kept = BTreeSet::new();
+    // What was begun first need not be what is kept; so the one on record.
+    for (number, job) in &mut engine.jobs {
+        let session = world.store.sessions.get(&job.session);
+        let is_its = session.is_some_and(|session| {
+            let its = session.job.as_ref().map(|job| number_of(&job.id));
+            session.is_open() && its.is_none_or(|its| its == *number)
+        });
+        if job.stage == Stage::Over || is_its && kept.insert(job.session) {
+            job.stray_since = None;
+            continue;
+        }
+        let since = *job.stray_since.get_or_insert(world.now);
+        ensure!(
+            world.now - since <= STRAY_MS,
+            "job {number} of {} is one too many and stays",
+            job.session
+        );
+    }
     Ok(())
 }
 

@@ -24,6 +24,7 @@
 )]
 
 mod agents;
+mod engine;
 mod invariants;
 mod promise;
 mod world;

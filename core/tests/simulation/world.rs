@@ -12,7 +12,7 @@ use dwell_core::control_plane::{
 };
 use dwell_core::gpu::{GpuId, GpuType, Inventory};
 use dwell_core::id::{GpuEventId, KeyId, MachineId, MachineVersionId, SessionId, ShareId};
-use dwell_core::job::Offer;
+use dwell_core::job::{JobId, JobState, Jobs, Offer};
 use dwell_core::key::{Key, KeyHash};
 use dwell_core::lease::Exit;
 use dwell_core::limits::Limits;
@@ -22,17 +22,19 @@ use dwell_core::ports::PortPool;
 use dwell_core::pricing::{HourlyRate, MicroDollars, Prices};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::refusal::Refusal;
-use dwell_core::session::{Session, State};
+use dwell_core::session::{Ending, Session, State};
 use dwell_core::share::{Scope, Share, Visit};
 use dwell_core::time::{Millis, Moment, Monotonic, Timestamp};
 use uuid::Uuid;
 
 use crate::agents::{AppNature, ORPHAN_MS, Post, Site, Wish, is_sooner};
+use crate::engine::Engine;
 use crate::invariants;
 
 mod clients;
 mod faults;
 mod hosts;
+mod jobs;
 mod server;
 
 pub const PORTS: RangeInclusive<u16> = 20_000..=20_099;
@@ -88,6 +90,8 @@ enum Event {
     ToAgent(Post, ServerMessage),
     HangsUp(SessionId),
     Launch(LaunchUnderWay),
+    /// A job is asked of its engine.
+    Submit(LaunchUnderWay),
     Launched {
         by: u32,
         id: SessionId,
@@ -115,6 +119,26 @@ enum Event {
         tree: u32,
     },
     HostGoesOn(GpuId),
+    Look {
+        by: u32,
+    },
+    Looked {
+        by: u32,
+        asked_at: Monotonic,
+        jobs: Jobs,
+    },
+    /// A job's engine is asked to end it, or to let it run for longer.
+    JobAsked {
+        number: u32,
+        time_limit: Option<Millis>,
+    },
+    EngineSchedules,
+    JobAgent(u32),
+    JobLimit(u32),
+    JobKill(u32),
+    JobPurged(u32),
+    NodeFails(GpuId),
+    NodeReturns(GpuId),
 }
 
 impl Stored {
@@ -168,6 +192,7 @@ impl Event {
                 | Self::ToServer(..)
                 | Self::HangsUp(_)
                 | Self::Launched { .. }
+                | Self::Looked { .. }
         )
     }
 
@@ -189,8 +214,16 @@ pub struct World {
     next_event: u64,
     next_id: u128,
     wall_offset: i64,
-    calm: bool,
+    pub calm: bool,
     pub inventory: Inventory,
+    /// The cluster that some servers have.
+    pub engine: Option<Engine>,
+    /// Whether it is preferred to the host's own GPUs.
+    cluster_comes_first: bool,
+    /// Sessions that may have two jobs: whether there is one was not to be known.
+    pub may_double: BTreeSet<SessionId>,
+    /// Jobs whose time limit was to be moved after the last look.
+    pub limited: BTreeSet<JobId>,
     pub plane: Option<ControlPlane>,
     pub store: Stored,
     /// The server's processes, one after the other.
@@ -203,7 +236,7 @@ pub struct World {
     store_refuses: bool,
     launcher_broken_until: u64,
     /// Hosts that stand still or cannot be reached, by their GPU.
-    away: BTreeSet<GpuId>,
+    pub away: BTreeSet<GpuId>,
     /// What happens when what stands still goes on.
     put_off: BTreeMap<Post, Vec<Event>>,
     /// The server decided something in this step.
@@ -217,12 +250,15 @@ pub struct World {
     /// Share links that were granted, and whether their end was.
     pub acknowledged_shares: BTreeMap<(SessionId, ShareId), bool>,
     pub last_events: BTreeMap<GpuId, (SessionId, Timestamp)>,
+    /// When something of a session's agent was last taken in.
+    pub last_heard: BTreeMap<SessionId, u64>,
     /// Who spoke last of each session's agents.
     speaks: BTreeMap<SessionId, Post>,
     /// For how long each session's GPU is proven, on record, to have been held.
     pub proven: BTreeMap<SessionId, Millis>,
     /// How much faster than at the least clients ask for things and things fail.
     haste: u64,
+    steps: usize,
     commands: u64,
     history: String,
     broken: Option<String>,
@@ -233,6 +269,13 @@ impl World {
         let (a10g, cpu) = (GpuType("A10G".into()), GpuType::cpu());
         let mut random = fastrand::Rng::with_seed(seed);
         let haste = [1, 4, 16][random.usize(0..3)];
+        let engine = random.bool().then(|| {
+            let jobs_max = [None, Some(1), Some(4)][random.usize(0..3)];
+            let look_every = [5_000, 20_000][random.usize(0..2)];
+            Engine::new(random.bool(), jobs_max, look_every)
+        });
+        let gpus = if engine.is_some() { 1 } else { 3 };
+        let cluster_comes_first = random.bool();
         let mut world = Self {
             random,
             now: 0,
@@ -241,7 +284,11 @@ impl World {
             next_id: 1,
             wall_offset: 1_795_435_200_000,
             calm: false,
-            inventory: Inventory::declared([(&a10g, 3), (&cpu, 2)]),
+            inventory: Inventory::declared([(&a10g, gpus), (&cpu, 2)]),
+            engine,
+            cluster_comes_first,
+            may_double: BTreeSet::new(),
+            limited: BTreeSet::new(),
             plane: None,
             store: Stored::default(),
             process: 0,
@@ -260,9 +307,11 @@ impl World {
             acknowledged_keys: BTreeSet::new(),
             acknowledged_shares: BTreeMap::new(),
             last_events: BTreeMap::new(),
+            last_heard: BTreeMap::new(),
             speaks: BTreeMap::new(),
             proven: BTreeMap::new(),
             haste,
+            steps: 0,
             commands: 0,
             history: String::new(),
             broken: None,
@@ -279,7 +328,7 @@ impl World {
 
     /// `steps` events with faults; then none, until all has come to rest.
     pub fn run(&mut self, steps: usize) -> Result<(), String> {
-        for _ in 0..steps {
+        while self.steps < steps {
             self.step()?;
         }
         self.calm_down();
@@ -299,6 +348,8 @@ impl World {
         };
         self.now = at;
         self.served = false;
+        // Looks come all the time and mostly change nothing.
+        self.steps += usize::from(!matches!(event, Event::Look { .. } | Event::Looked { .. }));
         self.happen(event);
         if let Some(broken) = self.broken.take() {
             return Err(broken);
@@ -325,6 +376,11 @@ impl World {
                 return Err(format!("something of {post} is left: {:?}", site.agent));
             }
         }
+        if let Some(engine) = &self.engine
+            && let Some((number, job)) = engine.jobs.iter().find(|(job, _)| !engine.is_over(**job))
+        {
+            return Err(format!("job {number} of {} is left", job.session));
+        }
         invariants::everything_acknowledged_is_there(self)?;
         invariants::the_bill_adds_up(self)?;
         let allowed = 200 * (self.store.sessions.len() as u64 + 1);
@@ -347,6 +403,10 @@ impl World {
                 .sites
                 .values()
                 .all(|site| site.tree.is_none() && site.agent.is_none())
+            && self
+                .engine
+                .as_ref()
+                .is_none_or(|engine| engine.jobs.keys().all(|job| engine.is_over(*job)))
     }
 
     /// From now on nothing fails any more, and nobody asks for anything.
@@ -354,6 +414,9 @@ impl World {
         self.say("the faults stop");
         self.calm = true;
         self.store_refuses = false;
+        if let Some(engine) = &mut self.engine {
+            engine.unreachable_until = 0;
+        }
         for gpu in std::mem::take(&mut self.away) {
             self.host_goes_on(&gpu);
         }
@@ -413,7 +476,11 @@ impl World {
             Event::HangsUp(id) => {
                 self.serve(|plane, now| plane.hung_up(id, now));
             }
+            Event::Launch(asked) if asked.launch.placement.launcher().is_some() => {
+                self.launch_job(asked);
+            }
             Event::Launch(launch) => self.launch(&launch),
+            Event::Submit(asked) => self.submit(asked),
             Event::Launched { by, id, outcome } => {
                 if by == self.process {
                     self.serve(|plane, now| plane.launched(id, outcome, now));
@@ -465,6 +532,24 @@ impl World {
                     self.host_goes_on(&gpu);
                 }
             }
+            Event::Look { by } => self.look(by),
+            Event::Looked { by, asked_at, jobs } => self.looked(by, asked_at, &jobs),
+            Event::JobAsked { number, time_limit } => self.job_is_asked(number, time_limit),
+            Event::EngineSchedules => self.engine_schedules(),
+            Event::JobAgent(number) => self.job_agent(number),
+            Event::JobLimit(number) => self.job_is_at_its_limit(number),
+            Event::JobKill(number) => self.kill_job(number),
+            Event::JobPurged(number) => {
+                if let Some(engine) = &mut self.engine {
+                    engine.jobs.remove(&number);
+                }
+            }
+            Event::NodeFails(gpu) => {
+                if self.away.contains(&gpu) {
+                    self.node_fails(&gpu);
+                }
+            }
+            Event::NodeReturns(gpu) => self.node_returns(&gpu),
         }
     }
 

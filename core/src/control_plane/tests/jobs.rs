@@ -511,6 +511,23 @@ fn a_look_from_before_a_launch_ends_nothing_and_launches_nothing() {
 }
 
 #[test]
+fn a_job_that_ended_and_is_forgotten_ends_nothing_of_what_was_launched_since() {
+    let mut world = world_with(cluster());
+    world.create_plain(1);
+    world.launched(1, LaunchOutcome::Unclear("timed out".into()));
+    world.after(Limits::default().relaunch_after);
+    let asked_at_ms = world.ms;
+    // Its launcher looked later than that, and there was none any more.
+    assert_eq!(world.look_at(&[(1, failed())], asked_at_ms), []);
+    let other = job("8", JobState::Pending, "PENDING");
+    world.submitted(&other);
+    assert_eq!(world.look_at(&[(1, failed())], asked_at_ms), []);
+    assert_eq!(world.job().id, JobId("8".into()));
+    assert_eq!(world.look_after(LOOK_EVERY, &[failed(), other]), []);
+    assert!(world.stored(1).is_open());
+}
+
+#[test]
 fn a_look_from_before_the_server_came_to_decide_ends_nothing() {
     let mut world = world_with(cluster());
     world.create_pending();
@@ -750,6 +767,8 @@ fn where_no_more_jobs_may_be_sessions_wait_here_and_are_served_when_one_ends() {
     world.restart_with(world.plane.settings().clone());
     assert_eq!(launched(&world.after(Millis::ZERO)), [id(2)]);
     let two = job("8", JobState::Ended, "FAILED");
+    world.launched(2, LaunchOutcome::Submitted(two.clone()));
+    world.after(Millis(1));
     let commands = world.look_at(&[(2, two)], world.ms);
     assert_eq!(launched(&commands), [id(3)]);
 }

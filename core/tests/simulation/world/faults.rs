@@ -7,6 +7,9 @@ impl World {
         }
         let wait = self.random.u64(500..120_000) / self.haste;
         self.at(wait, Event::Fault);
+        if self.engine.is_some() && self.chance(1, 3) {
+            return self.engine_fault();
+        }
         let alive: Vec<Post> = self
             .sites
             .iter()
@@ -161,6 +164,7 @@ impl World {
             }
             self.release(post);
         }
+        self.node_goes_on(gpu);
     }
 
     pub(super) fn sites_on(&self, gpu: &GpuId) -> Vec<Post> {

@@ -111,6 +111,7 @@ impl World {
             let wait = at.saturating_sub(now);
             self.at(wait, Event::WatchWakes { post, tree });
         }
+        self.job_may_be_over(post);
     }
 
     /// The first process looks at its clock.

@@ -10,7 +10,7 @@ impl World {
             limits: LIMITS,
             prices: Prices([(a10g, HourlyRate(MicroDollars(1_100_000)))].into()),
             inventory: self.inventory.clone(),
-            offers: vec![Offer::Host],
+            offers: self.offers(),
             ports: PortPool::new(PORTS, self.random.u16(PORTS)),
         };
         let snapshot = Snapshot {
@@ -34,7 +34,21 @@ impl World {
             // Agents find it within a moment.
             self.report(post);
         }
+        if self.engine.is_some() {
+            let by = self.process;
+            self.at(1, Event::Look { by });
+        }
         self.serve(|_, _| ());
+    }
+
+    fn offers(&self) -> Vec<Offer> {
+        let cluster = self.engine.as_ref().map(|it| it.cluster.clone());
+        let cluster = cluster.map(Offer::Cluster);
+        let mut offers: Vec<_> = [Offer::Host].into_iter().chain(cluster).collect();
+        if self.cluster_comes_first {
+            offers.reverse();
+        }
+        offers
     }
 
     pub(super) fn crash(&mut self, when: &str) {
@@ -119,10 +133,20 @@ impl World {
         self.server_missed = None;
         self.server_wakes_at = None;
         for (at, event) in std::mem::take(&mut self.events) {
-            if !matches!(event, Event::Launch(_)) {
-                self.events.insert(at, event);
-            } else if self.random.bool() {
-                self.events.insert((self.now + 1, at.1), event);
+            match event {
+                Event::Launch(_) if self.random.bool() => {
+                    self.events.insert((self.now + 1, at.1), event);
+                }
+                Event::Launch(_) => {}
+                // It may be on its way to its engine for as long as the next one takes.
+                Event::Submit(_) if self.random.bool() => {
+                    let late = self.random.u64(1..30_000);
+                    self.events.insert((self.now + late, at.1), event);
+                }
+                Event::Submit(_) => {}
+                _ => {
+                    self.events.insert(at, event);
+                }
             }
         }
     }
@@ -133,6 +157,7 @@ impl World {
         self.speaks.insert(id, post);
         let heard = self.serve(|plane, now| plane.heard(id, status, now));
         if heard.is_some() {
+            self.last_heard.insert(id, self.now);
             let proven = self.proven.entry(id).or_default();
             *proven = status.held_ms.max(*proven);
         }
@@ -277,7 +302,10 @@ impl World {
                     self.at(delay, Event::ToAgent(post, message.clone()));
                 }
             }
-            Command::CancelJob { .. } | Command::LimitJob { .. } => {}
+            Command::CancelJob { job, .. } => self.ask_engine(&job, None),
+            Command::LimitJob {
+                job, time_limit, ..
+            } => self.ask_engine(&job, Some(time_limit)),
         }
     }
 }
