@@ -108,3 +108,6 @@ pub fn script(order: &Order, fixed: Option<&str>) -> String {
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod tests;
