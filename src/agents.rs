@@ -198,3 +198,152 @@ fn remove_older(dir: &Path, retention: Duration) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::to_bytes;
+    use tokio::net::TcpListener;
+    use tower::ServiceExt;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    struct House {
+        dir: tempfile::TempDir,
+        servers: watch::Sender<Vec<String>>,
+    }
+
+    impl House {
+        fn new() -> Self {
+            Self {
+                dir: tempfile::tempdir().unwrap(),
+                servers: watch::Sender::default(),
+            }
+        }
+
+        fn agents(&self) -> Agents {
+            Agents::new(self.dir.path().join("agents"), self.servers.subscribe())
+        }
+
+        /// Copy this in, and return its hash.
+        fn put(&self, agent: &[u8]) -> String {
+            let path = self.dir.path().join("dwell-agent");
+            fs::write(&path, agent).unwrap();
+            copy_in(&path, &self.agents().dir).unwrap()
+        }
+
+        async fn ask(&self, method: Method, path: &str) -> Response {
+            let request = Request::builder().method(method).uri(path);
+            let request = request.body(Body::empty()).unwrap();
+            self.agents().router().oneshot(request).await.unwrap()
+        }
+
+        async fn body(&self, path: &str) -> (StatusCode, Vec<u8>) {
+            let answer = self.ask(Method::GET, path).await;
+            let status = answer.status();
+            let body = to_bytes(answer.into_body(), 1 << 24).await.unwrap();
+            (status, body.to_vec())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_handed_out_to_whoever_knows_its_hash() {
+        let house = House::new();
+        let agent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let sha256 = house.put(&agent);
+        let path = format!("{PATH}{sha256}");
+        assert_eq!(house.body(&path).await, (StatusCode::OK, agent.clone()));
+        for method in [Method::GET, Method::HEAD] {
+            let is_head = method == Method::HEAD;
+            let answer = house.ask(method, &path).await;
+            assert_eq!(answer.status(), StatusCode::OK);
+            let header = |name| answer.headers()[name].to_str().unwrap();
+            assert_eq!(header("content-length"), agent.len().to_string());
+            assert!(header("cache-control").contains("immutable"));
+            if is_head {
+                let body = to_bytes(answer.into_body(), 1).await.unwrap();
+                assert!(body.is_empty());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_but_agents_is_handed_out() {
+        let house = House::new();
+        let sha256 = house.put(b"agent");
+        fs::write(house.dir.path().join("admin.key"), "secret").unwrap();
+        fs::write(house.agents().dir.join("draft.new"), "half").unwrap();
+        for name in [
+            "..%2Fadmin.key",
+            "%2e%2e/admin.key",
+            "draft.new",
+            "",
+            &sha256[1..],
+            &sha256.to_uppercase(),
+            &format!("{sha256}0"),
+            &"0".repeat(64),
+        ] {
+            let (status, body) = house.body(&format!("{PATH}{name}")).await;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{name}");
+            assert_ne!(body, b"secret");
+        }
+        let (_, sentence) = house.body(&format!("{PATH}{}", "0".repeat(64))).await;
+        assert!(sentence.starts_with(b"There is no such agent here"));
+    }
+
+    #[tokio::test]
+    async fn what_another_server_promised_is_fetched_from_it() {
+        let (here, there) = (House::new(), House::new());
+        let sha256 = there.put(b"the other's");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = there.agents().router();
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+        let path = format!("{PATH}{sha256}");
+        assert_eq!(here.body(&path).await.0, StatusCode::NOT_FOUND);
+        let nobody = "http://127.0.0.1:1".to_owned();
+        here.servers.send_replace(vec![nobody, url.clone()]);
+        let answer = here.body(&path).await;
+        assert_eq!(answer, (StatusCode::OK, b"the other's".to_vec()));
+        // Two who ask each other do not ask for ever.
+        there.servers.send_replace(vec![url]);
+        let path = format!("{PATH}{}", "0".repeat(64));
+        assert_eq!(here.body(&path).await.0, StatusCode::NOT_FOUND);
+        serving.abort();
+    }
+
+    #[test]
+    fn what_a_job_was_promised_outlives_an_upgrade_by_as_long_as_sessions_are_kept() {
+        let house = House::new();
+        let dir = house.agents().dir;
+        let [old, older, new] = [&b"old"[..], b"older", b"new"].map(|agent| house.put(agent));
+        for (agent, days) in [(&old, 29), (&older, 31)] {
+            let file = File::open(dir.join(agent)).unwrap();
+            file.set_modified(SystemTime::now() - DAY * days).unwrap();
+        }
+        remove_older(&dir, DAY * 30).unwrap();
+        assert!(dir.join(old).exists() && dir.join(new).exists());
+        assert!(!dir.join(&older).exists());
+    }
+
+    #[test]
+    fn an_agent_that_is_there_already_is_there_once_and_promised_anew() {
+        let house = House::new();
+        let sha256 = house.put(b"agent");
+        let path = house.agents().dir.join(&sha256);
+        let long_ago = SystemTime::now() - DAY * 365;
+        File::open(&path).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(house.put(b"agent"), sha256);
+        let promised = fs::metadata(&path).unwrap().modified().unwrap();
+        assert!(promised.elapsed().unwrap() < DAY);
+        assert_eq!(fs::read_dir(house.agents().dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_agent_that_cannot_be_read_leaves_nothing_behind() {
+        let house = House::new();
+        let dir = house.agents().dir;
+        assert!(copy_in(&house.dir.path().join("none"), &dir).is_err());
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 0);
+    }
+}

@@ -95,8 +95,7 @@ trouble=$NO_DIRECTORY
 # A server that is being replaced is back within this.
 for pause in 0 1 2 4 8 15; do
   sleep "$pause"
-  for dir in ${cache:+"$cache/dwell/agents"} \
-    ${TMPDIR:+"$TMPDIR/dwell-agents-$(id -u)"} "/tmp/dwell-agents-$(id -u)"; do
+  for dir in ${cache:+"$cache/dwell/agents"} "${TMPDIR:-/tmp}/dwell-agents-$(id -u)"; do
     try_in "$dir"
   done
   [ "$trouble" = "$NOT_FETCHED" ] || break

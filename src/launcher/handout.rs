@@ -111,3 +111,6 @@ pub fn script(order: &Order, fixed: Option<&str>, within: Option<&str>) -> Strin
 pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod tests;
