@@ -17,7 +17,7 @@ FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
+.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,3 +108,9 @@ fuzz: ## What comes from outside, with made-up input, FUZZ_SECONDS=15 a target
 bench: setup-postgres ## The figures of the README, or FIGURES="gateway …" alone
 	$(CARGO) build --release --workspace
 	target/release/dwell-bench target/release/dwell $(FIGURES)
+
+bench-containers: ## The figure of containers, beside `docker run`, as root
+	tests/setup/debian.sh dockerd=docker.io runc=runc busybox=busybox-static iptables=iptables \
+	  ip=iproute2 unshare=util-linux
+	$(CARGO) build --release --workspace
+	tests/setup/alone.sh target/release/dwell-bench target/release/dwell containers
