@@ -17,14 +17,10 @@ FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-<<<<<<< HEAD
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
-=======
 # Outside, for it is long in the making and the same for every checkout.
 KUBERNETES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dwell-tests/kubernetes-1.20.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
->>>>>>> kube
+.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,22 +60,20 @@ test-ha: setup setup-postgres ## Several servers behind a haproxy: killed, pause
 test-engines: setup $(APPS)/jupyter.tar ## Sessions in containers: Docker Engine and Podman, installed where that is possible
 	tests/setup/debian.sh dockerd=docker.io podman=podman runc=runc busybox=busybox-static \
 	  /usr/lib/podman/aardvark-dns=aardvark-dns /usr/lib/podman/netavark=netavark \
-	  iptables=iptables ip=iproute2 unshare=util-linux
+	  iptables=iptables ip=iproute2 unshare=util-linux mkfs.btrfs=btrfs-progs
 	$(CARGO) test --test engines --no-run
 	tests/setup/alone.sh $(CARGO) test --test engines docker::
 	tests/setup/alone.sh $(CARGO) test --test engines podman::
 
-<<<<<<< HEAD
 test-slurm: setup ## Sessions on Slurm: clusters of the tests' own, installed where that is possible
 	tests/setup/debian.sh slurmctld=slurmctld slurmd=slurmd squeue=slurm-client ip=iproute2 unshare=util-linux
 	$(CARGO) test --test engines --no-run
 	tests/setup/alone.sh $(CARGO) test --test engines slurm::
-=======
+
 test-kubernetes: ## Sessions in Pods: a Kubernetes of two nodes, built in ten minutes the first time
 	tests/setup/kubernetes.sh $(KUBERNETES)
 	$(CARGO) test --test engines --no-run
 	DWELL_TEST_KUBERNETES=$(KUBERNETES) tests/setup/alone.sh $(CARGO) test --test engines kubernetes::
->>>>>>> kube
 
 $(APPS)/jupyter.tar: tests/requirements.txt tests/setup/jupyter-image.sh
 	tests/setup/jupyter-image.sh $(PYTHON) $@
@@ -127,3 +121,9 @@ fuzz: ## What comes from outside, with made-up input, FUZZ_SECONDS=15 a target
 bench: setup-postgres ## The figures of the README, or FIGURES="gateway …" alone
 	$(CARGO) build --release --workspace
 	target/release/dwell-bench target/release/dwell $(FIGURES)
+
+bench-containers: ## The figure of containers, beside `docker run`, as root
+	tests/setup/debian.sh dockerd=docker.io runc=runc busybox=busybox-static iptables=iptables \
+	  ip=iproute2 unshare=util-linux
+	$(CARGO) build --release --workspace
+	tests/setup/alone.sh target/release/dwell-bench target/release/dwell containers

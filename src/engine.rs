@@ -4,6 +4,7 @@
 //! session's time or kills: that must not depend on whether an engine answers
 //! ([`crate::agent`]).
 
+mod about;
 mod container;
 mod image;
 mod network;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use bollard::errors::Error;
 use bollard::{API_DEFAULT_VERSION, Docker};
 
+pub use about::{About, Make, Storage};
 pub use container::{Left, Parts};
 pub use network::Network;
 pub use settings::{EngineSettings, GpuPassing, Subnets};
@@ -50,55 +52,6 @@ impl Engine {
             Ok(Err(why)) => Err(silent(&why)),
             Err(late) => Err(silent(&late)),
         }
-    }
-
-    /// What it is and what it can do, for people.
-    ///
-    /// # Errors
-    /// A sentence, when it does not say.
-    pub async fn abilities(&self) -> Result<String, String> {
-        let version = self.version().await?;
-        let info = self.docker.info().await;
-        let info = info.map_err(|why| self.sentence(&why))?;
-        let limits = [
-            ("memory", info.memory_limit),
-            ("processes", info.pids_limit),
-            ("cores", info.cpu_cfs_quota),
-        ];
-        let limits = limits.into_iter().filter(|(_, can)| *can == Some(true));
-        let limits: Vec<_> = limits.map(|(what, _)| what).collect();
-        let has_nvidia = info.runtimes.is_some_and(|all| all.contains_key("nvidia"));
-        let has_cdi = info.cdi_spec_dirs.is_some_and(|dirs| !dirs.is_empty());
-        let gpus = match (has_cdi, has_nvidia) {
-            (true, true) => "GPUs by CDI or device requests",
-            (true, false) => "GPUs by CDI",
-            (false, true) => "GPUs by device requests",
-            (false, false) => "no GPUs",
-        };
-        let limits = if limits.is_empty() {
-            "no limits".to_owned()
-        } else {
-            format!("limits on {}", limits.join(", "))
-        };
-        Ok(format!("{version} at {}; {limits}; {gpus}", self.host))
-    }
-
-    /// `Docker Engine 29.1 (API 1.52)`.
-    async fn version(&self) -> Result<String, String> {
-        let said = self.docker.version().await;
-        let said = said.map_err(|why| self.sentence(&why))?;
-        let component = |name: &str| {
-            let mut components = said.components.iter().flatten();
-            components.any(|component| component.name.contains(name))
-        };
-        let name = if component("Podman") {
-            "Podman"
-        } else {
-            "Docker Engine"
-        };
-        let version = said.version.unwrap_or_default();
-        let api = said.api_version.unwrap_or_default();
-        Ok(format!("{name} {version} (API {api})"))
     }
 
     /// What an error of the engine's says to people.

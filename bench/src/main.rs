@@ -1,6 +1,6 @@
 //! The figures of the README, measured on this machine. `make bench`.
 //!
-//! usage: dwell-bench DWELL [one|crowd|throughput|postgres|memory|restart|deadlines|gateway|tunnel]…
+//! usage: dwell-bench DWELL [one|crowd|throughput|postgres|memory|restart|deadlines|gateway|tunnel|containers]…
 //!
 //! Clients, server and apps share the machine's cores.
 
@@ -13,7 +13,9 @@ mod by_hand;
 )]
 #[path = "../../tests/postgres/cluster.rs"]
 mod cluster;
+mod containers;
 mod deadlines;
+mod dockerd;
 mod gateway;
 mod http;
 mod memory;
@@ -53,6 +55,9 @@ const MEASURES: [(&str, Measure); 9] = [
     ("tunnel", gateway::tunnel),
 ];
 
+/// Only when it is named: its engine needs a network of its own (`make bench-containers`).
+const ALONE: (&str, Measure) = ("containers", containers::containers);
+
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let dwell = arguments
@@ -60,9 +65,10 @@ fn main() -> Result<()> {
         .ok_or("usage: dwell-bench DWELL [FIGURE]…")?;
     let dwell = PathBuf::from(dwell).canonicalize()?;
     let wanted: Vec<_> = arguments.collect();
+    let all = || MEASURES.iter().chain([&ALONE]);
     if let Some(unknown) = wanted
         .iter()
-        .find(|name| !MEASURES.iter().any(|(known, _)| known == name))
+        .find(|name| !all().any(|(known, _)| known == name))
     {
         return Err(format!("there is no figure {unknown}").into());
     }
@@ -71,11 +77,16 @@ fn main() -> Result<()> {
     println!(
         "{cores} cores, clients and apps included; medians, and between what half of them lie"
     );
-    for (name, measure) in MEASURES {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            for Figure { what, measured } in measure(&dwell)? {
-                println!("{what:<68} {measured}");
-            }
+    let measures: Vec<_> = if wanted.is_empty() {
+        MEASURES.iter().collect()
+    } else {
+        all()
+            .filter(|(name, _)| wanted.iter().any(|wanted| wanted == name))
+            .collect()
+    };
+    for (_, measure) in measures {
+        for Figure { what, measured } in measure(&dwell)? {
+            println!("{what:<68} {measured}");
         }
     }
     Ok(())

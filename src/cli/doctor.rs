@@ -1,5 +1,7 @@
 //! `dwell doctor`: what this host allows, and what to do about what it does not.
 
+mod containers;
+
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -17,8 +19,8 @@ use super::args::{JsonArg, ServerArgs, StoreArg};
 use super::output::{Failure, print, table};
 use crate::client::find::{FoundBy, Wanted};
 use crate::client::{Client, ClientError};
+use crate::config::{Config, Flags};
 use crate::data_dir::DataDir;
-use crate::engine::Engine;
 use crate::gpus;
 use crate::store::{StoreAt, postgres};
 
@@ -35,6 +37,7 @@ const OPEN_FILES_LOW: u64 = 4_096;
   dwell doctor
   dwell doctor --data-dir /srv/dwell
   dwell doctor --store postgres://dwell@db.example.com/dwell
+  dwell doctor --config /etc/dwell.toml
   dwell doctor --json")]
 pub struct DoctorArgs {
     #[command(flatten)]
@@ -43,6 +46,9 @@ pub struct DoctorArgs {
     server: ServerArgs,
     #[command(flatten)]
     store: StoreArg,
+    /// The config file of the server that is to run here
+    #[arg(long, env = "DWELL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// How it stands.
@@ -97,19 +103,33 @@ impl Finding {
 
 /// Look at everything and tell.
 pub async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
-    let wanted = args.server.wanted();
+    let mut wanted = args.server.wanted();
+    let mut store_at = args.store.place();
+    let mut findings = Vec::new();
+    let mut config = None;
+    if let Some(file) = &args.config {
+        match configured(file, &wanted, &args.store) {
+            Ok(read) => {
+                wanted.data_dir = Some(read.data_dir.0.clone());
+                store_at = Ok(read.store.clone());
+                config = Some(read);
+                findings.push(Finding::ok("config", format!("{} is read", file.display())));
+            }
+            Err(finding) => findings.push(finding),
+        }
+    }
     let data_dir = wanted.data_dir();
-    let findings = [
+    findings.extend([
         data_dir_writable(&data_dir),
         space(&data_dir),
-        store(&args.store, &data_dir).await,
+        store(store_at, &data_dir).await,
         server(&wanted).await,
         gpus(),
         pid_namespaces(),
         cgroups(Path::new("/sys/fs/cgroup")),
-        containers().await,
-        open_files(),
-    ];
+    ]);
+    findings.extend(containers::containers(config.as_ref()).await);
+    findings.push(open_files());
     if args.json.json {
         let json = serde_json::to_string(&findings).map_err(|why| Failure::new(why.to_string()))?;
         print(&json)?;
@@ -123,6 +143,17 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
         return Err(Failure::Said);
     }
     Ok(())
+}
+
+/// What a server would make of the config file.
+fn configured(file: &Path, wanted: &Wanted, store: &StoreArg) -> Result<Config, Finding> {
+    let flags = Flags {
+        data_dir: wanted.data_dir.clone(),
+        store: store.said(),
+        ..Flags::default()
+    };
+    Config::load(Some(file), flags)
+        .map_err(|error| Finding::fail("config", error.to_string(), "correct it"))
 }
 
 fn report(findings: &[Finding]) -> String {
@@ -201,10 +232,10 @@ fn space(dir: &DataDir) -> Finding {
 }
 
 /// The store is looked at and left as it is: a server may be at work on it.
-async fn store(store: &StoreArg, dir: &DataDir) -> Finding {
+async fn store(place: Result<StoreAt, String>, dir: &DataDir) -> Finding {
     const CHECK: &str = "store";
     const REMEDY: &str = "correct --store or DWELL_STORE, or see to the database";
-    match store.place() {
+    match place {
         Err(sentence) => Finding::fail(CHECK, sentence, REMEDY),
         Ok(StoreAt::DataDir) => Finding::ok(CHECK, format!("SQLite, {}", dir.store().display())),
         Ok(StoreAt::Postgres(address)) => match postgres::look(&address).await {
@@ -386,41 +417,6 @@ fn writable(dir: &Path) -> bool {
                 .flags()
                 .contains(nix::sys::statvfs::FsFlags::ST_RDONLY)
         })
-}
-
-/// Whether an engine answers where servers look for one that are not told another place.
-async fn containers() -> Finding {
-    const CHECK: &str = "containers";
-    const SOCKETS: [&str; 2] = [
-        "unix:///var/run/docker.sock",
-        "unix:///run/podman/podman.sock",
-    ];
-    let named = std::env::var("DOCKER_HOST").ok();
-    let is_there = |host: &&str| {
-        host.strip_prefix("unix://")
-            .is_some_and(|it| Path::new(it).exists())
-    };
-    let host = named
-        .as_deref()
-        .or_else(|| SOCKETS.into_iter().find(is_there));
-    let Some(host) = host else {
-        return Finding::warn(
-            CHECK,
-            "no container engine".to_owned(),
-            "sessions without an image work without. To have others, install Docker Engine or \
-             Podman and name it in the config: [[launcher]] kind = \"docker\"",
-        );
-    };
-    let found = async { Engine::connect(host).await?.abilities().await };
-    match found.await {
-        Ok(abilities) => Finding::ok(CHECK, abilities),
-        Err(why) => Finding::warn(
-            CHECK,
-            why,
-            "start it, or name the one that runs: DOCKER_HOST=unix:///PATH, and host under \
-             [[launcher]]",
-        ),
-    }
 }
 
 fn open_files() -> Finding {

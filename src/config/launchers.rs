@@ -330,7 +330,7 @@ fn engine(table: &mut Table<'_>, socket: &str) -> Result<EngineSettings, ConfigE
                 "\"{other}\" is neither \"cdi\" nor \"device-requests\""
             )),
         })?,
-        None => GpuPassing::DeviceRequests,
+        None => GpuPassing::default(),
     };
     let pull_limit = match table.take("pull_minutes") {
         Some(entry) => MINUTES.span(&entry)?,

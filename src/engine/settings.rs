@@ -25,12 +25,13 @@ pub struct EngineSettings {
 }
 
 /// How a GPU gets into a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuPassing {
     /// By its name in the Container Device Interface, `nvidia.com/gpu=UUID`.
     Cdi,
     /// By a device request to NVIDIA's runtime, as `docker run --gpus` makes one.
+    #[default]
     DeviceRequests,
 }
 

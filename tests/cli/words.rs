@@ -176,7 +176,10 @@ fn the_agent_is_reached_before_anything_else() {
 #[test]
 fn the_doctor_finds_something_about_everything() {
     let home = Home::new();
-    let told = said(&mut home.dwell(&["doctor", "--json"]));
+    let told = said(
+        home.dwell(&["doctor", "--json"])
+            .env("DOCKER_HOST", "unix:///none"),
+    );
     let findings: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     let checks: Vec<_> = findings
         .as_array()
@@ -205,4 +208,45 @@ fn the_doctor_finds_something_about_everything() {
     let failed = said(&mut home.dwell(&["doctor", "--data-dir", "file/data"]));
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert!(failed.stdout.contains("FAIL"), "{}", failed.stdout);
+}
+
+#[test]
+fn the_doctor_looks_at_what_the_config_names() {
+    let home = Home::new();
+    let engine = format!("unix://{}", home.path("engine.sock").display());
+    let doctor = |config: &str| {
+        std::fs::write(home.path("dwell.toml"), config).unwrap();
+        let told = said(&mut home.dwell(&["doctor", "--config", "dwell.toml", "--json"]));
+        let findings: Vec<serde_json::Value> = serde_json::from_str(&told.stdout).unwrap();
+        (told.code, findings)
+    };
+    let named = |findings: &[serde_json::Value], check: &str| {
+        let finding = findings.iter().find(|finding| finding["check"] == check);
+        finding.unwrap().clone()
+    };
+    let launcher = format!("[[launcher]]\nkind = \"docker\"\nhost = \"{engine}\"\n");
+    let (code, findings) = doctor(&format!("data_dir = \"there\"\n{launcher}"));
+    assert_eq!(code, Some(1), "{findings:?}");
+    assert_eq!(named(&findings, "config")["verdict"], "ok");
+    let dir = named(&findings, "data directory");
+    assert!(dir["found"].as_str().unwrap().contains("there"), "{dir}");
+    let containers = named(&findings, "containers");
+    assert_eq!(containers["verdict"], "fail");
+    let sentence = format!("The container engine at {engine} does not answer (");
+    let found = containers["found"].as_str().unwrap();
+    assert!(found.starts_with(&sentence), "{found}");
+    assert!(
+        containers["remedy"]
+            .as_str()
+            .unwrap()
+            .starts_with("start it")
+    );
+
+    let (code, findings) = doctor("lisen = \"x\"\n");
+    assert_eq!(code, Some(1), "{findings:?}");
+    let config = named(&findings, "config");
+    assert!(
+        config["found"].as_str().unwrap().contains("dwell.toml:1: "),
+        "{config}"
+    );
 }

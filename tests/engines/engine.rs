@@ -23,8 +23,18 @@ pub enum Kind {
     Podman,
 }
 
+/// Where its containers' files are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Storage {
+    /// As it likes, on this host's own disk.
+    Usual,
+    /// On a disk that both engines can limit.
+    Btrfs,
+}
+
 pub struct Engine {
     pub kind: Kind,
+    storage: Storage,
     dir: PathBuf,
     daemon: Mutex<Option<Child>>,
     /// Who kills it is alone with it.
@@ -33,25 +43,33 @@ pub struct Engine {
 
 pub fn docker() -> &'static Engine {
     static DOCKER: OnceLock<Engine> = OnceLock::new();
-    DOCKER.get_or_init(|| Engine::new(Kind::Docker))
+    DOCKER.get_or_init(|| Engine::new(Kind::Docker, Storage::Usual))
 }
 
 pub fn podman() -> &'static Engine {
     static PODMAN: OnceLock<Engine> = OnceLock::new();
-    PODMAN.get_or_init(|| Engine::new(Kind::Podman))
+    PODMAN.get_or_init(|| Engine::new(Kind::Podman, Storage::Usual))
 }
 
 impl Engine {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: Kind, storage: Storage) -> Self {
         assert!(
             std::env::var_os("DWELL_TEST_OUTSIDE").is_some(),
             "engines are for `make test-engines`, which keeps the host's network out of it"
         );
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("engines-{kind:?}"));
+        let name = match storage {
+            Storage::Usual => format!("engines-{kind:?}"),
+            Storage::Btrfs => format!("engines-{kind:?}-btrfs"),
+        };
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::create_dir_all(dir.join("disk")).unwrap();
+        if storage == Storage::Btrfs {
+            mount_btrfs(&dir.join("image"), &dir.join("disk"));
+        }
         let engine = Self {
             kind,
+            storage,
             dir,
             daemon: Mutex::new(None),
             users: RwLock::new(()),
@@ -59,6 +77,21 @@ impl Engine {
         engine.come_back();
         engine.import(&image::busybox(&engine.dir), BUSYBOX);
         engine
+    }
+
+    /// Another one of its kind, which can limit what is written.
+    pub fn on_btrfs(&self) -> Self {
+        Self::new(self.kind, Storage::Btrfs)
+    }
+
+    /// Whether it makes containers with a limit on what they write.
+    pub fn limits_disk(&self) -> bool {
+        let made = self.cli(&["create", "--storage-opt", "size=20M", BUSYBOX, "true"]);
+        let id = String::from_utf8(made.stdout).unwrap();
+        if made.status.success() {
+            self.docker(&["rm", id.trim()]);
+        }
+        made.status.success()
     }
 
     /// One user among others.
@@ -69,6 +102,11 @@ impl Engine {
     /// The only user.
     pub async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.users.write().await
+    }
+
+    /// Which Podman wants to be short; gone with all else when the tests are.
+    fn run_dir(&self) -> PathBuf {
+        Path::new("/run").join(self.dir.file_name().unwrap())
     }
 
     fn socket(&self) -> PathBuf {
@@ -94,7 +132,7 @@ impl Engine {
                 let mut command = Command::new("dockerd");
                 command
                     .arg("--data-root")
-                    .arg(at("data"))
+                    .arg(at("disk/data"))
                     .arg("--exec-root")
                     .arg(at("exec"))
                     .arg("--pidfile")
@@ -103,6 +141,11 @@ impl Engine {
                     .args(["--host", &self.host()]);
                 // The one that was killed could not remove it.
                 let _ = std::fs::remove_file(at("pid"));
+                if self.storage == Storage::Btrfs {
+                    // The rules of the host's network are the usual one's.
+                    command.args(["--storage-driver", "btrfs", "--bridge", "none"]);
+                    command.arg("--iptables=false");
+                }
                 command
             }
             Kind::Podman => {
@@ -111,12 +154,15 @@ impl Engine {
                 command
                     .env("CONTAINERS_CONF", at("containers.conf"))
                     .arg("--root")
-                    .arg(at("root"))
+                    .arg(at("disk/root"))
                     .arg("--runroot")
-                    .arg(at("run"))
+                    .arg(self.run_dir())
                     .arg("--network-config-dir")
-                    .arg(at("networks"))
-                    .args(["system", "service", "--time=0", &self.host()]);
+                    .arg(at("networks"));
+                if self.storage == Storage::Btrfs {
+                    command.args(["--storage-driver", "btrfs"]);
+                }
+                command.args(["system", "service", "--time=0", &self.host()]);
                 command
             }
         };
@@ -199,8 +245,12 @@ impl Engine {
         format!(
             "[gpus]\nCPU = 100\n[limits]\nsessions_per_machine = 100\ngrace_seconds = 0.3\n\
              [session]\nmemory_mib = 64\npids_max = 100\n\
-             [[launcher]]\nkind = \"docker\"\nhost = \"{}\"\n",
-            self.host()
+             [[launcher]]\nkind = \"docker\"\nhost = \"{}\"\nsubnets = \"{}\"\n",
+            self.host(),
+            match self.storage {
+                Storage::Usual => "10.213.0.0/16",
+                Storage::Btrfs => "10.214.0.0/16",
+            }
         )
     }
 
@@ -234,6 +284,36 @@ impl Engine {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+impl Drop for Engine {
+    /// Only one that was there for one test goes before all do.
+    fn drop(&mut self) {
+        let daemon = self.daemon.lock().unwrap().take();
+        if let Some(mut daemon) = daemon {
+            crate::harness::signal(daemon.id(), nix::sys::signal::Signal::SIGTERM);
+            let _ = daemon.wait();
+        }
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.dir.join("disk"))
+            .status();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A disk in a file.
+fn mount_btrfs(image: &Path, at: &Path) {
+    std::fs::File::create(image)
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    let made = Command::new("mkfs.btrfs").arg(image).output();
+    let made = made.expect("`make test-engines` installs it");
+    assert!(made.status.success(), "{made:?}");
+    let mut mount = Command::new("mount");
+    mount.args(["-o", "loop"]).arg(image).arg(at);
+    assert!(mount.status().unwrap().success());
 }
 
 /// What Podman 4 needs on a host with cgroups of both versions.

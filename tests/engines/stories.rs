@@ -1,11 +1,11 @@
 //! What users and operators see of sessions in containers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::engine::{BUSYBOX, Engine};
-use crate::harness::{Api, Server, app_processes, here, venv_program};
+use crate::engine::{BUSYBOX, Engine, Kind};
+use crate::harness::{Api, DWELL, Server, app_processes, here, venv_program};
 
 /// Serves what `setup` leaves in the session's files.
 pub fn web(setup: &str) -> Value {
@@ -219,7 +219,7 @@ pub async fn a_fork_bomb_is_held_by_the_limit_on_processes(engine: &Engine) {
     let files = server.dir.join("sessions").join(&id).join("work");
     std::fs::write(files.join("go"), "").unwrap();
     let mut processes = 0;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while processes < 90 {
         assert!(began.elapsed() < Duration::from_secs(20), "{processes}");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -228,6 +228,106 @@ pub async fn a_fork_bomb_is_held_by_the_limit_on_processes(engine: &Engine) {
     assert!(processes <= 100, "{processes}");
     server.api.stop(&id).await;
     engine.has_nothing_of(&id).await;
+}
+
+pub async fn busy_apps_get_no_more_of_a_core_than_they_may(engine: &Engine) {
+    let _guard = engine.shared().await;
+    let server = Server::start(&(engine.config() + "cpus = 0.2\n"));
+    // Several, so that whatever else runs on this machine leaves them more than that.
+    let busy = "for i in 1 2 3 4; do while true; do true; done & done; \
+                exec httpd -f -p $PORT -h /workspace";
+    let id = server
+        .api
+        .create_with(in_busybox(json!(["sh", "-c", busy])))
+        .await;
+    server.api.running(&id).await;
+    let used = || -> Duration {
+        let processes = app_processes(std::slice::from_ref(&id));
+        processes.into_iter().map(cpu_time).sum()
+    };
+    let began = Instant::now();
+    let at_first = used();
+    let mut more = Duration::ZERO;
+    while more < Duration::from_millis(600) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{more:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        more = used() - at_first;
+    }
+    let cores = more.as_secs_f64() / began.elapsed().as_secs_f64();
+    assert!(cores < 0.3, "{cores}");
+    server.api.stop(&id).await;
+    engine.has_nothing_of(&id).await;
+}
+
+/// What a process has had of all cores together.
+fn cpu_time(pid: u32) -> Duration {
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // After its name, which may have spaces, the 12th and 13th: as user, and in the kernel.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = fields.split(' ').skip(11).take(2);
+    TICK * ticks.map(|it| it.parse::<u32>().unwrap()).sum::<u32>()
+}
+
+pub async fn what_it_writes_is_limited_or_its_log_says_that_it_is_not(engine: &Engine) {
+    let _guard = engine.shared().await;
+    let limiting = engine.on_btrfs();
+    assert!(limiting.limits_disk());
+    writes_as_much_as_it_may(&limiting).await;
+    writes_as_much_as_it_may(engine).await;
+}
+
+async fn writes_as_much_as_it_may(engine: &Engine) {
+    let server = Server::start(&(engine.config() + "disk_mib = 20\n"));
+    let write = web("dd if=/dev/zero of=/tmp/much bs=1M count=40; wc -c < /tmp/much > written");
+    let id = server.api.create_with(in_busybox(write)).await;
+    let written = served(&server.api, &id, "written").await;
+    let is_limited = written.trim().parse::<u64>().unwrap() <= 20 << 20;
+    assert_eq!(is_limited, engine.limits_disk(), "{written}");
+    server.api.stop(&id).await;
+    engine.has_nothing_of(&id).await;
+    let log = log(&server.api, &id).await;
+    let says = |line: &String| line.starts_with("The limit on disk is not in force: ");
+    assert_eq!(log.iter().any(says), !is_limited, "{log:?}");
+    let findings = doctor(engine).await;
+    let disk = finding(&findings, "container disk");
+    assert_eq!(disk["verdict"] == "ok", is_limited, "{disk}");
+}
+
+pub async fn the_doctor_says_what_the_engine_can(engine: &Engine) {
+    let _guard = engine.shared().await;
+    let findings = doctor(engine).await;
+    let containers = finding(&findings, "containers");
+    let name = match engine.kind {
+        Kind::Docker => "Docker Engine",
+        Kind::Podman => "Podman",
+    };
+    let version = engine.docker(&["version", "--format", "{{.Server.Version}}"]);
+    let api = engine.docker(&["version", "--format", "{{.Server.APIVersion}}"]);
+    let sentence = format!("{name} {version} (API {api}) at {}", engine.host());
+    assert_eq!(containers["found"], sentence);
+    assert_eq!(containers["verdict"], "ok");
+    let limits = finding(&findings, "container limits");
+    assert_eq!(limits["found"], "on memory, processes and cores");
+}
+
+/// What the doctor finds on a server that limits all that can be limited.
+async fn doctor(engine: &Engine) -> Vec<Value> {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("dwell.toml");
+    std::fs::write(&config, engine.config() + "cpus = 1\ndisk_mib = 20\n").unwrap();
+    let doctor = tokio::process::Command::new(DWELL)
+        .args(["doctor", "--json", "--data-dir"])
+        .arg(dir.path())
+        .arg("--config")
+        .arg(&config)
+        .output();
+    serde_json::from_slice(&doctor.await.unwrap().stdout).unwrap()
+}
+
+fn finding<'a>(findings: &'a [Value], check: &str) -> &'a Value {
+    let finding = findings.iter().find(|finding| finding["check"] == check);
+    finding.unwrap_or_else(|| panic!("{findings:?}"))
 }
 
 pub async fn an_image_that_is_missing_or_of_another_architecture_ends_with_a_sentence(

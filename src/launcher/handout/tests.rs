@@ -296,7 +296,7 @@ fn a_job_fetches_the_agent_once_and_tells_it_exactly_what_it_was_told() {
         for program in there(["curl", "wget", "python3"]) {
             let node = Node::with(&[program, "sha256sum"]);
             let source = Source::new(|_| Some(AGENT.into()));
-            let script = script(&source.order(), None);
+            let script = script(&source.order(), None, None);
             node.run(&shell, &script).became_agent();
             node.run(&shell, &script).became_agent();
             assert_eq!(source.asked(), 1, "{shell:?} {program}");
@@ -311,11 +311,11 @@ fn whatever_can_tell_a_hash_is_good_to_check_with() {
         for program in there(["sha256sum", "openssl", "busybox", "python3"]) {
             let node = Node::with(&["curl", program]);
             let source = Source::new(|_| Some(AGENT.into()));
-            node.run(&shell, &script(&source.order(), None))
+            node.run(&shell, &script(&source.order(), None, None))
                 .became_agent();
             let source = Source::new(|_| Some("another".into()));
             let order = order_of("another one", source.order());
-            node.run(&shell, &script(&order, None))
+            node.run(&shell, &script(&order, None, None))
                 .came_to_none("WRONG_HASH");
         }
     }
@@ -327,7 +327,7 @@ fn one_program_that_fetches_nothing_leaves_it_to_the_next() {
         let node = Node::with(&["wget", "sha256sum"]);
         node.put("bin/curl", "false");
         let source = Source::new(|_| Some(AGENT.into()));
-        node.run(&shell, &script(&source.order(), None))
+        node.run(&shell, &script(&source.order(), None, None))
             .became_agent();
     }
 }
@@ -341,7 +341,7 @@ fn whose_certificate_a_server_has_does_not_matter_for_what_is_known_by_its_hash(
     for program in there(["curl", "wget", "python3"]) {
         let node = Node::with(&[program, "sha256sum"]);
         let source = Source::encrypted(AGENT);
-        node.run(shell, &script(&source.order(), None))
+        node.run(shell, &script(&source.order(), None, None))
             .became_agent();
     }
 }
@@ -354,14 +354,14 @@ fn what_comes_damaged_is_asked_for_once_more_and_never_run() {
             let cut = if before == 0 { 40 } else { AGENT.len() };
             Some(AGENT[..cut].into())
         });
-        let ended = node.run(&shell, &script(&source.order(), None));
+        let ended = node.run(&shell, &script(&source.order(), None, None));
         assert_eq!((ended.status, ended.out.as_str()), (0, ASSIGNMENT));
         assert!(ended.err.contains("asking once more"), "{}", ended.err);
         assert_eq!(source.asked(), 2);
 
         let source = Source::new(|_| Some("#!/bin/sh\necho mine\n".into()));
         let order = order_of("something new", source.order());
-        let ended = node.run(&shell, &script(&order, None));
+        let ended = node.run(&shell, &script(&order, None, None));
         ended.came_to_none("WRONG_HASH");
         assert_eq!(source.asked(), 2);
         // Nothing of it stays.
@@ -375,7 +375,7 @@ fn an_agent_that_was_damaged_where_it_lay_is_fetched_anew() {
         let node = Node::with(&["curl", "sha256sum"]);
         let source = Source::new(|_| Some(AGENT.into()));
         let order = source.order();
-        let script = script(&order, None);
+        let script = script(&order, None, None);
         node.run(&shell, &script).became_agent();
         fs::write(node.cache().join(&order.agent.sha256), "#!/bin/sh\n").unwrap();
         node.run(&shell, &script).became_agent();
@@ -388,13 +388,13 @@ fn a_server_that_comes_back_is_waited_for_and_one_that_does_not_is_named() {
     for shell in those_without_programs() {
         let node = Node::with(&["curl", "sha256sum"]);
         let source = Source::new(|before| (before >= 4).then(|| AGENT.into()));
-        let ended = node.run(&shell, &script(&source.order(), None));
+        let ended = node.run(&shell, &script(&source.order(), None, None));
         assert_eq!((ended.status, ended.out.as_str()), (0, ASSIGNMENT));
 
         let node = Node::with(&["curl", "wget", "sha256sum"]);
         let source = Source::new(|_| None);
         let order = source.order();
-        let ended = node.run(&shell, &script(&order, None));
+        let ended = node.run(&shell, &script(&order, None, None));
         assert!(ended.err.contains(&order.agent.url), "{}", ended.err);
         ended.came_to_none("NOT_FETCHED");
         assert!(names_in(&node.cache()).is_empty());
@@ -406,10 +406,10 @@ fn a_node_with_nothing_to_fetch_with_says_what_to_do() {
     for shell in those_without_programs() {
         let node = Node::with(&["sha256sum"]);
         let source = Source::new(|_| Some(AGENT.into()));
-        node.run(&shell, &script(&source.order(), None))
+        node.run(&shell, &script(&source.order(), None, None))
             .came_to_none("NO_PROGRAM");
         let node = Node::with(&["curl"]);
-        node.run(&shell, &script(&source.order(), None))
+        node.run(&shell, &script(&source.order(), None, None))
             .came_to_none("NO_PROGRAM");
     }
 }
@@ -419,7 +419,7 @@ fn jobs_that_start_at_once_on_one_file_system_all_get_theirs() {
     for shell in shells() {
         let node = Node::with(&["curl", "sha256sum"]);
         let source = Source::new(|_| Some(AGENT.into()));
-        let script = script(&source.order(), None);
+        let script = script(&source.order(), None, None);
         let jobs: Vec<_> = (0..8).map(|_| node.start(&shell, &script)).collect();
         for job in jobs {
             end_of(job).became_agent();
@@ -435,7 +435,7 @@ fn a_home_that_cannot_be_had_is_done_without() {
         // Nothing can be made below a file, whoever tries.
         fs::write(node.dir.path().join("home"), "").unwrap();
         let source = Source::new(|_| Some(AGENT.into()));
-        node.run(&shell, &script(&source.order(), None))
+        node.run(&shell, &script(&source.order(), None, None))
             .became_agent();
         let [dir] = &names_in(&node.dir.path().join("tmp"))[..] else {
             panic!("it is not where it should be")
@@ -452,7 +452,7 @@ fn a_directory_that_others_could_have_made_is_not_trusted() {
         fs::create_dir_all(node.cache().parent().unwrap()).unwrap();
         symlink(elsewhere.path(), node.cache()).unwrap();
         let source = Source::new(|_| Some(AGENT.into()));
-        node.run(&shell, &script(&source.order(), None))
+        node.run(&shell, &script(&source.order(), None, None))
             .became_agent();
         assert!(names_in(elsewhere.path()).is_empty());
     }
@@ -465,7 +465,7 @@ fn an_agent_that_cannot_run_there_is_none() {
         let other_machines = "\u{7f}ELF for another kind of machine";
         let source = Source::new(move |_| Some(other_machines.into()));
         let order = order_of(other_machines, source.order());
-        node.run(&shell, &script(&order, None))
+        node.run(&shell, &script(&order, None, None))
             .came_to_none("CANNOT_RUN");
     }
 }
@@ -476,14 +476,15 @@ fn an_agent_that_is_named_is_run_and_no_other() {
         let node = Node::with(&["curl", "sha256sum"]);
         let source = Source::new(|_| Some(AGENT.into()));
         let fetched = source.order();
-        node.run(&shell, &script(&fetched, None)).became_agent();
+        node.run(&shell, &script(&fetched, None, None))
+            .became_agent();
         // As the nodes' owner has called it.
         let at = node.dir.path().join("it's dwell's agent");
         fs::rename(node.cache().join(&fetched.agent.sha256), &at).unwrap();
         let order = order("http://127.0.0.1:1");
         node.run(&shell, &script(&order, at.to_str()))
             .became_agent();
-        let ended = node.run(&shell, &script(&order, Some("/nowhere/dwell-agent")));
+        let ended = node.run(&shell, &script(&order, Some("/nowhere/dwell-agent"), None));
         assert!(ended.err.contains("/nowhere/dwell-agent"), "{}", ended.err);
         ended.came_to_none("CANNOT_RUN");
     }
