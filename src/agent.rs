@@ -18,6 +18,7 @@ mod inside;
 pub mod job;
 pub mod journal;
 mod keeper;
+mod leave;
 mod log;
 mod log_copy;
 mod memory;

@@ -69,6 +69,8 @@ fn session(number: usize, now: Timestamp) -> Session {
             ended_at: started_at.plus(minutes(9)),
             ending: Ending::plain(EndReason::Cancelled),
         },
+        job: None,
+        begun_by: None,
         gpu_event: GpuEvent {
             gpu: Some(GpuId(format!("CPU {}", number % 64))),
             span: Span::Closed {

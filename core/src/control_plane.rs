@@ -355,6 +355,7 @@ impl ControlPlane {
             granted_ms: Millis::from_minutes(timeout_minutes),
             state: State::Queued { ticket },
             job: None,
+            begun_by: None,
             gpu_event: GpuEvent::new(new.gpu_event_id, rate),
         });
         self.serve_queues(now);
@@ -435,7 +436,7 @@ impl ControlPlane {
             .cloned()
         else {
             let message = match status.phase {
-                AgentPhase::Ended { .. } => ServerMessage::Forget,
+                AgentPhase::Asks { .. } | AgentPhase::Ended { .. } => ServerMessage::Forget,
                 AgentPhase::Starting | AgentPhase::Running { .. } | AgentPhase::Stopping { .. } => {
                     ServerMessage::Stop {
                         ending: Ending::plain(EndReason::Lost),
@@ -448,6 +449,9 @@ impl ControlPlane {
             });
             return;
         };
+        if let AgentPhase::Asks { agent } = &status.phase {
+            return self.asked_to_begin(session, agent, now);
+        }
         if let Some(contact) = self.contacts.get_mut(&id) {
             contact.last_heard = now.monotonic;
             contact.may_have_begun = true;
@@ -467,11 +471,12 @@ impl ControlPlane {
         session.observe(&believed, now.wall, free_since);
         let reply = match (&session.state, &status.phase) {
             (State::Ended { .. }, _) => Some(ServerMessage::Forget),
-            (State::Stopping { ending, .. }, AgentPhase::Starting | AgentPhase::Running { .. }) => {
-                Some(ServerMessage::Stop {
-                    ending: ending.clone(),
-                })
-            }
+            (
+                State::Stopping { ending, .. },
+                AgentPhase::Asks { .. } | AgentPhase::Starting | AgentPhase::Running { .. },
+            ) => Some(ServerMessage::Stop {
+                ending: ending.clone(),
+            }),
             (State::Stopping { .. }, _) => None,
             _ if status.granted_ms < session.granted_ms => Some(ServerMessage::Lease {
                 granted_ms: session.granted_ms,
@@ -486,6 +491,31 @@ impl ControlPlane {
                 message,
             }));
         self.serve_queues(now);
+    }
+
+    /// Of all agents that may ask, one begins; and none once its session is to end.
+    fn asked_to_begin(&mut self, mut session: Session, agent: &str, now: Moment) {
+        let id = session.id;
+        let is_starting = matches!(session.state, State::Starting { .. });
+        // That it may was perhaps said, and not heard.
+        let is_the_one = session
+            .begun_by
+            .as_ref()
+            .is_none_or(|begun_by| begun_by == agent);
+        let message = if is_starting && is_the_one {
+            if let Some(contact) = self.contacts.get_mut(&id) {
+                contact.last_heard = now.monotonic;
+            }
+            session.begun_by = Some(agent.to_owned());
+            self.put(session);
+            ServerMessage::Begin
+        } else {
+            ServerMessage::Forget
+        };
+        self.pending.commands.push(Command::Tell {
+            session: id,
+            message,
+        });
     }
 
     /// For how long a session can have held its GPU: all its lease allows, and a day for

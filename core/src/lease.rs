@@ -216,7 +216,7 @@ impl Lease {
             ServerMessage::Stop { ending } => {
                 self.terminate(ending.clone(), self.terms.grace_ms, now)
             }
-            ServerMessage::Forget | ServerMessage::Servers { .. } => {}
+            ServerMessage::Begin | ServerMessage::Forget | ServerMessage::Servers { .. } => {}
         }
     }
 
@@ -441,7 +441,9 @@ mod tests {
     fn ending(lease: &Lease) -> Ending {
         match lease.status(Monotonic(u64::MAX)).phase {
             AgentPhase::Stopping { ending, .. } | AgentPhase::Ended { ending, .. } => ending,
-            phase @ (AgentPhase::Starting | AgentPhase::Running { .. }) => {
+            phase @ (AgentPhase::Asks { .. }
+            | AgentPhase::Starting
+            | AgentPhase::Running { .. }) => {
                 panic!("still {phase:?}")
             }
         }
@@ -652,7 +654,9 @@ mod tests {
             AgentPhase::Stopping { running_ms, .. } | AgentPhase::Ended { running_ms, .. } => {
                 running_ms
             }
-            phase @ (AgentPhase::Starting | AgentPhase::Running { .. }) => {
+            phase @ (AgentPhase::Asks { .. }
+            | AgentPhase::Starting
+            | AgentPhase::Running { .. }) => {
                 panic!("still {phase:?}")
             }
         };

@@ -41,6 +41,12 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "phase")]
 pub enum AgentPhase {
+    /// It asks for leave to begin, for it may not be the only one of its session: engines
+    /// have started jobs twice. It holds a GPU by then.
+    Asks {
+        /// Which agent of the session it is: no two say the same.
+        agent: String,
+    },
     /// The app has not answered yet.
     Starting,
     /// The app answers.
@@ -71,7 +77,7 @@ impl AgentPhase {
     #[must_use]
     pub const fn rank(&self) -> u8 {
         match self {
-            Self::Starting => 0,
+            Self::Asks { .. } | Self::Starting => 0,
             Self::Running { .. } => 1,
             Self::Stopping { .. } => 2,
             Self::Ended { .. } => 3,
@@ -96,6 +102,10 @@ pub struct AgentStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "message")]
 pub enum ServerMessage {
+    /// Begin. Said to one agent of a session alone; the others are told to [`Forget`].
+    ///
+    /// [`Forget`]: ServerMessage::Forget
+    Begin,
     /// The session may run for this long in all, counted from when the app first
     /// answered. Never shortens what was granted before.
     Lease {

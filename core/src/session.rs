@@ -192,6 +192,9 @@ pub struct Session {
     /// Its job, if it is in one and that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Job>,
+    /// The agent that was given leave to begin, where there may be several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_by: Option<String>,
     /// What it held, and what that costs.
     pub gpu_event: GpuEvent,
 }
@@ -304,7 +307,7 @@ impl Session {
             gpu_free_since.max(self.created_at),
         );
         match &status.phase {
-            AgentPhase::Starting => {}
+            AgentPhase::Asks { .. } | AgentPhase::Starting => {}
             AgentPhase::Running {
                 running_ms,
                 upstream,
@@ -414,6 +417,7 @@ mod tests {
                 },
             },
             job: None,
+            begun_by: None,
             gpu_event: GpuEvent::new(GpuEventId(Uuid::nil()), HourlyRate::default()),
         }
     }

@@ -477,6 +477,7 @@ impl Agent {
             );
         }
         match &after.phase {
+            AgentPhase::Asks { .. } => panic!("a lease asks for nothing"),
             AgentPhase::Starting => assert!(after.held_ms < self.terms.start_limit_ms),
             AgentPhase::Running { running_ms, .. } => {
                 assert!(*running_ms < after.granted_ms, "it runs beyond its time");
@@ -499,7 +500,7 @@ impl Agent {
 
 const fn ending(phase: &AgentPhase) -> Option<&Ending> {
     match phase {
-        AgentPhase::Starting | AgentPhase::Running { .. } => None,
+        AgentPhase::Asks { .. } | AgentPhase::Starting | AgentPhase::Running { .. } => None,
         AgentPhase::Stopping { ending, .. } | AgentPhase::Ended { ending, .. } => Some(ending),
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use dwell_core::lease::{Command, Lease};
+use dwell_core::lease::{Command, Lease, Terms};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::Millis;
@@ -21,6 +21,7 @@ use super::container::{self, Container, Course, Stage};
 use super::control::{self, Event};
 use super::environment::{environment, find_program};
 use super::init::{App, Word};
+use super::leave;
 use super::log::{Log, capture};
 use super::log_copy::LogCopy;
 use super::port::AppPort;
@@ -73,18 +74,29 @@ impl Supervisor {
 
     /// Run the session to its end and report it.
     pub(super) async fn run(mut self) {
+        // A job has its GPU already.
         let began = clock::monotonic();
-        let mut lease = Lease::new(self.spec.terms, began);
-        self.note(&Entry::Began { at: began });
-        failpoint::cross(Point::AgentAfterBegan);
-        let _ = self.lock.prove_life(began);
-        let started = self.start();
-        failpoint::cross(Point::AgentAfterStart);
         LocalSet::new()
             .run_until(async move {
-                let mut at_work = AtWork::new(&self.spec, lease.status(began));
-                let is_in_job = self.spec.is_in_job;
+                let asked = if self.spec.is_in_job {
+                    match self.ask_to_begin(began).await {
+                        Some(at_work) => Some(at_work),
+                        None => return,
+                    }
+                } else {
+                    None
+                };
+                let mut lease = Lease::new(self.spec.terms, began);
+                self.note(&Entry::Began { at: began });
+                failpoint::cross(Point::AgentAfterBegan);
+                let _ = self.lock.prove_life(began);
+                let started = self.start();
+                failpoint::cross(Point::AgentAfterStart);
+                let is_in_job = asked.is_some();
+                let mut at_work =
+                    asked.unwrap_or_else(|| AtWork::new(&self.spec, lease.status(began)));
                 let log_copy = is_in_job.then(|| LogCopy::start(&self.spec, self.dir.log()));
+                at_work.report(&lease);
                 match started {
                     Ok(Started::Processes(started)) => {
                         at_work.take_over(started, &self.spec, &self.log)
@@ -125,6 +137,19 @@ impl Supervisor {
                 self.lock.retire(&self.dir);
             })
             .await;
+    }
+
+    /// What is at work once the server lets this agent begin; none if it does not.
+    async fn ask_to_begin(&self, began: Monotonic) -> Option<AtWork> {
+        let Terms {
+            granted_ms,
+            start_limit_ms,
+            ..
+        } = self.spec.terms;
+        let asks = leave::asks(granted_ms).ok()?;
+        let mut at_work = AtWork::new(&self.spec, asks);
+        let is_given = leave::is_given(&mut at_work, began, start_limit_ms).await;
+        is_given.then_some(at_work)
     }
 
     /// An earlier agent's session is over: make sure of it, and report it.
@@ -443,21 +468,21 @@ enum Happening {
 }
 
 /// What the agent has going while its session runs.
-struct AtWork {
+pub(super) struct AtWork {
     tree: Option<Tree>,
     killing: bool,
     words: Option<Lines<BufReader<UnixStream>>>,
     stages: Option<mpsc::UnboundedReceiver<Stage>>,
     answered: Option<JoinHandle<SocketAddr>>,
     readers: Vec<JoinHandle<()>>,
-    status: watch::Sender<AgentStatus>,
-    events: mpsc::Receiver<Event>,
+    pub(super) status: watch::Sender<AgentStatus>,
+    pub(super) events: mpsc::Receiver<Event>,
     children: Option<tokio::signal::unix::Signal>,
-    terminations: Option<tokio::signal::unix::Signal>,
+    pub(super) terminations: Option<tokio::signal::unix::Signal>,
     /// To the app, where the server is on another host.
     channels: Option<Channels>,
     /// Which servers are to have some, as far as it was said.
-    servers: Vec<String>,
+    pub(super) servers: Vec<String>,
     _port: Option<AppPort>,
 }
 
@@ -623,7 +648,8 @@ impl AtWork {
                     Some(Event::Connected) => again.reset_immediately(),
                     Some(Event::Said(ServerMessage::Forget) | Event::Refused) | None => return,
                     Some(Event::Said(
-                        ServerMessage::Lease { .. }
+                        ServerMessage::Begin
+                        | ServerMessage::Lease { .. }
                         | ServerMessage::Stop { .. }
                         | ServerMessage::Servers { .. },
                     )) => {}
@@ -673,7 +699,7 @@ async fn joined<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
     }
 }
 
-async fn signalled(signal: &mut Option<tokio::signal::unix::Signal>) {
+pub(super) async fn signalled(signal: &mut Option<tokio::signal::unix::Signal>) {
     match signal {
         Some(signal) => {
             signal.recv().await;
@@ -689,7 +715,7 @@ fn instant(moment: Monotonic) -> Instant {
     Instant::now() + Duration::from(moment.since(clock::monotonic()).min(LOOK_AT_LEAST_EVERY))
 }
 
-fn every(period: Duration) -> tokio::time::Interval {
+pub(super) fn every(period: Duration) -> tokio::time::Interval {
     let mut ticks = interval(period.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

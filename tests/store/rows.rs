@@ -68,6 +68,7 @@ pub fn session(n: u32) -> Session {
         granted_ms: Millis::from_minutes(15),
         state: State::Queued { ticket: n.into() },
         job: None,
+        begun_by: None,
         gpu_event: GpuEvent::new(
             GpuEventId(Uuid::from_u128(n.into())),
             HourlyRate(MicroDollars(1_100_000)),

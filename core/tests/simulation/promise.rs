@@ -50,7 +50,7 @@ impl Promise {
             ServerMessage::Stop { .. } => {
                 self.gone_by = Some(now + self.terms.grace_ms.0 + SLACK_MS);
             }
-            ServerMessage::Forget | ServerMessage::Servers { .. } => {}
+            ServerMessage::Begin | ServerMessage::Forget | ServerMessage::Servers { .. } => {}
         }
     }
 

@@ -64,6 +64,7 @@ fn running() -> SessionRecord {
             timeout_end: NOON.plus(Millis(1_500)).plus(Millis::from_minutes(90)),
         },
         job: None,
+        begun_by: None,
         gpu_event,
     };
     SessionRecord {

@@ -482,7 +482,7 @@ fn an_agent_that_is_named_is_run_and_no_other() {
         let at = node.dir.path().join("it's dwell's agent");
         fs::rename(node.cache().join(&fetched.agent.sha256), &at).unwrap();
         let order = order("http://127.0.0.1:1");
-        node.run(&shell, &script(&order, at.to_str()))
+        node.run(&shell, &script(&order, at.to_str(), None))
             .became_agent();
         let ended = node.run(&shell, &script(&order, Some("/nowhere/dwell-agent"), None));
         assert!(ended.err.contains("/nowhere/dwell-agent"), "{}", ended.err);

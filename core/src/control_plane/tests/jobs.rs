@@ -956,3 +956,41 @@ fn a_server_that_comes_back_moves_a_limit_that_it_owed() {
     let longer = LONGEST_LEASE.plus(SPARE).plus(Millis::from_minutes(5));
     assert_eq!(limited(&world.look(&[runs()])), [longer]);
 }
+
+// --- Leave to begin ---------------------------------------------------------
+
+impl World {
+    fn asks(&mut self, agent: &str) -> Vec<ServerMessage> {
+        let agent = agent.to_owned();
+        told(&self.heard(1, &status(1, 15, AgentPhase::Asks { agent })))
+    }
+}
+
+#[test]
+fn of_all_agents_that_an_engine_starts_for_a_session_one_begins() {
+    let mut world = world_with(cluster());
+    world.create_pending();
+    assert_eq!(world.asks("first"), [ServerMessage::Begin]);
+    // It holds no GPU of ours before it has begun.
+    assert_eq!(world.stored(1).gpu_event.start(), None);
+    assert_eq!(world.asks("second"), [ServerMessage::Forget]);
+    // It may not have heard.
+    assert_eq!(world.asks("first"), [ServerMessage::Begin]);
+    world.restart();
+    assert_eq!(world.asks("second"), [ServerMessage::Forget]);
+    world.heard(1, &running(4_000, 0, 15));
+    let before = world.stored(1).clone();
+    assert_eq!(world.asks("second"), [ServerMessage::Forget]);
+    assert_eq!(*world.stored(1), before);
+}
+
+#[test]
+fn nothing_is_begun_for_a_session_that_is_to_end_or_has_ended() {
+    let mut world = world_with(cluster());
+    world.create_pending();
+    world.cancel();
+    assert_eq!(world.asks("first"), [ServerMessage::Forget]);
+    world.look_after(LOOK_EVERY, &[job("7", JobState::Ended, "CANCELLED")]);
+    assert!(!world.stored(1).is_open());
+    assert_eq!(world.asks("first"), [ServerMessage::Forget]);
+}
