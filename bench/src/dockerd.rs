@@ -70,16 +70,22 @@ impl Dockerd {
         Ok(())
     }
 
-    /// `docker run` of this image, with a port of this host's that leads to the app's;
-    /// `{port}` stands for that.
-    pub fn run(&self, image: &str, command: &[String]) -> Result<Run<'_>> {
+    /// Make a network.
+    pub fn create_network(&self, name: &str) -> Result<()> {
+        self.docker(&["network", "create", name]).map(drop)
+    }
+
+    /// `docker run` of this image on this network, with a port of this host's that leads to
+    /// the app's; `{port}` stands for that.
+    pub fn run(&self, network: &str, image: &str, command: &[String]) -> Result<Run<'_>> {
         let address = free_address().ok_or("no port is free")?.to_string();
         let publish = format!("{address}:{PORT}");
         let command: Vec<_> = command
             .iter()
             .map(|word| word.replace("{port}", PORT))
             .collect();
-        let mut words = vec!["run", "--detach", "--rm", "--publish", &publish, image];
+        let mut words = vec!["run", "--detach", "--rm", "--network", network];
+        words.extend(["--publish", &publish, image]);
         words.extend(command.iter().map(String::as_str));
         let id = self.docker(&words)?;
         Ok(Run {
