@@ -449,7 +449,9 @@ impl Agent {
                     assert_eq!((after, &is), (before, &was), "an end began again");
                 }
             }
-            ServerMessage::Forget | ServerMessage::Servers { .. } => assert_eq!((after, is), (before, was)),
+            ServerMessage::Begin | ServerMessage::Forget | ServerMessage::Servers { .. } => {
+                assert_eq!((after, is), (before, was))
+            }
         }
     }
 
