@@ -70,7 +70,7 @@ impl Cluster {
                 "a Kubernetes is for `make test-kubernetes`, which keeps the host out of it"
             );
         }
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes");
+        let dir = dir();
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         make_secrets(&dir);
@@ -170,8 +170,8 @@ impl Cluster {
         self.apiserver_comes_back().await;
     }
 
-    /// Until it is ready and has its GPUs, which is for its device plugin to say; it has none.
-    pub async fn has_gpus(&self, node: &Node) {
+    /// Until it is ready and has its GPUs. A device plugin would say so; there is none.
+    async fn has_gpus(&self, node: &Node) {
         let nodes: Api<NodeObject> = Api::all(self.admin().await);
         let capacity = json!({"status": {"capacity": {"nvidia.com/gpu": GPUS.to_string()}}});
         until("a node with GPUs", async || {
@@ -193,6 +193,10 @@ impl Cluster {
     }
 }
 
+fn dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes")
+}
+
 /// One of what `tests/setup/kubernetes.sh` built.
 pub fn program(name: &str) -> PathBuf {
     let dir = std::env::var_os("DWELL_TEST_KUBERNETES").unwrap();
@@ -210,7 +214,12 @@ pub async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        let logs = dir();
+        assert!(
+            began.elapsed() < PATIENCE,
+            "waited in vain for {what}; there are logs in {}",
+            logs.display()
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

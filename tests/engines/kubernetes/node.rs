@@ -15,7 +15,6 @@ pub struct Node {
     pub name: String,
     dir: PathBuf,
     kubelet: Daemon,
-    // Last, as the kubelet needs it.
     _containerd: Daemon,
 }
 
@@ -51,8 +50,9 @@ impl Node {
         std::fs::write(at("containerd.toml"), containerd_config(&dir)).unwrap();
         std::fs::write(at("networks/bridge.conflist"), network(number).to_string()).unwrap();
         // Names are nothing that anybody could find out about here.
-        std::fs::write(at("resolv.conf"), "").unwrap();
-        let cgroup = format!("dwell-test-kubernetes/{name}");
+        std::fs::write(at("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+        // A kubelet ends what it does not know in its cgroup.
+        let cgroup = format!("dwell-test-{}", uuid::Uuid::new_v4());
         make_cgroups(&cgroup);
         let config = kubelet_config(&dir, 10250 + u16::from(number), &cgroup);
         std::fs::write(at("kubelet.json"), config.to_string()).unwrap();
