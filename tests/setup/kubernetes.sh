@@ -7,9 +7,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 version=1.20.2
 
-"$here/debian.sh" etcd=etcd-server etcdctl=etcd-client containerd=containerd runc=runc busybox=busybox-static \
-  /usr/lib/cni/bridge=containernetworking-plugins iptables=iptables ip=iproute2 mount=mount \
-  unshare=util-linux
+"$here/debian.sh" etcd=etcd-server etcdctl=etcd-client containerd=containerd runc=runc \
+  busybox=busybox-static /usr/lib/cni/bridge=containernetworking-plugins iptables=iptables \
+  ip=iproute2 mount=mount unshare=util-linux
 
 mkdir -p "$1"
 cd "$1"
