@@ -13,7 +13,7 @@ use dwell_core::share::Share;
 use dwell_core::time::Millis;
 
 use super::agents::{ORPHAN_MS, Post, Site};
-use super::engine::{EngineJob, Stage, number_of};
+use super::engine::{BOOT_MS, EngineJob, Stage, number_of};
 use super::world::{LIMITS, PORTS, World};
 
 /// An agent that is paused while it waits for the last process to go may take it to be
@@ -520,6 +520,10 @@ pub fn limit_is_longer_than_lease(world: &World, number: u32, job: &EngineJob) -
     let Some(tree) = tree.filter(|tree| tree.promise.goes_on(world.now)) else {
         return Ok(());
     };
+    // The node stood still before its agent began.
+    if tree.since > job.started_at + job.suspended_ms + BOOT_MS {
+        return Ok(());
+    }
     // One that was extended, of which the engine could not be told yet.
     let granted = tree.promise.granted_ms();
     let moves = world

@@ -1,7 +1,7 @@
 //! Sessions in jobs: what their launcher does, and what happens at the engine.
 
 use super::*;
-use crate::engine::{EngineJob, Stage, number_of};
+use crate::engine::{BOOT_MS, EngineJob, Stage, number_of};
 
 impl World {
     // --- The launcher -----------------------------------------------------------
@@ -80,6 +80,10 @@ impl World {
             self.may_double.insert(id);
         }
         self.check(invariants::check_job(self, id));
+        let jobs = self.engine.as_ref().map_or(0, |it| it.jobs_of(id).count());
+        if jobs > 0 {
+            self.say(&format!("a job is one too many: {}", short(id)));
+        }
         // One that its engine forgot before anybody put it on record.
         if self.sites_of(id).any(|(post, _)| post.job.is_some()) {
             self.may_double.insert(id);
@@ -200,7 +204,7 @@ impl World {
                 job.started_at = self.now;
             }
             self.say(&format!("job {number} starts on {gpu}"));
-            let boots = self.random.u64(50..30_000);
+            let boots = self.random.u64(50..BOOT_MS);
             self.at(boots, Event::JobAgent(number));
             self.watch_limit(number);
         }
