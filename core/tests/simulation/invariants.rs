@@ -57,17 +57,21 @@ pub fn check_start(world: &World, post: Post, was_heard_of: bool) -> Checked {
         return Ok(());
     };
     an_app_is_started_once_at_most(post, site, was_heard_of)?;
-    let may_double = post.job.is_some() && world.may_double.contains(&post.session);
+    // Leave to begin may have been on its way when its engine gave up its job.
+    let is_given_up = post.job.is_some_and(|job| {
+        let engine = world.engine.as_ref();
+        world.may_double.contains(&post.session) || engine.is_none_or(|it| it.is_over(job))
+    });
     let open = world.store.sessions.get(&post.session);
     ensure!(
-        open.is_some_and(Session::is_open) || may_double,
+        open.is_some_and(Session::is_open) || is_given_up,
         "{post} is started after its end"
     );
     let other = world
         .sites_of(post.session)
         .find(|(other, theirs)| **other != post && theirs.tree.is_some());
     ensure!(
-        other.is_none() || may_double,
+        other.is_none(),
         "{post} is started while {other:?} is there"
     );
     one_gpu_has_one_live_tree(world, post, site)

@@ -231,19 +231,31 @@ impl World {
         if self.away.contains(&gpu) {
             return self.at(10_000, Event::JobAgent(number));
         }
-        let launch = job.launch.clone();
+        let terms = job.launch.terms;
         let post = Post {
             session: job.session,
             job: Some(number),
         };
         let clock_base = self.random.u64(0..1_000_000);
-        let mut site = Site::new(gpu, launch.terms, self.nature(), clock_base);
+        let mut site = Site::new(gpu, terms, self.nature(), clock_base);
         if !self.calm && self.chance(1, 12) {
             self.say(&format!("its node does not reach the server: {post}"));
             site.partitioned_until = self.now + self.random.u64(30_000..1_000_000);
         }
+        site.start_agent_in_job(self.now);
+        let incarnation = site.incarnations;
         self.sites.insert(post, site);
-        self.start_agent(post, &launch, false);
+        self.say(&format!("an agent asks whether it is to begin: {post}"));
+        self.at(1, Event::Heartbeat(post, incarnation));
+        self.with_site(post, Site::settle);
+    }
+
+    /// An agent in a job is the one that begins.
+    pub(super) fn agent_begins(&mut self, post: Post) {
+        let Some(site) = self.sites.get(&post).filter(|site| site.asks()) else {
+            return;
+        };
+        self.start_agent(post, site.terms, true, false);
         self.with_site(post, Site::settle);
     }
 
