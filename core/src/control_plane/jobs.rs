@@ -56,7 +56,6 @@ impl ControlPlane {
             self.job_is(id, its_own, asked_at, now);
         }
         self.cancel_strays(launcher, &found);
-        self.serve_queues(now);
     }
 
     /// Of several jobs with a session's name the one that is its: the others are strays.
@@ -336,10 +335,7 @@ impl ControlPlane {
         } = self.settings.limits;
         let silence = now.monotonic.since(contact.last_heard);
         let is_lost = silence >= lost_after;
-        let never_launched = contact.launches == 0
-            && contact
-                .launched_at
-                .is_none_or(|at| now.monotonic.since(at) >= relaunch_after);
+        let is_launched = session.job.is_some() || contact.launches > 0;
         let is_to_begin = matches!(session.state, State::Starting { .. }) && has_no_agent(session);
         if let Some(name) = launcher_of(session)
             && self.settings.cluster(name).is_none()
@@ -352,7 +348,7 @@ impl ControlPlane {
             );
             return self.job_is_over(id, sentence, now);
         }
-        if is_to_begin && session.job.is_none() && never_launched {
+        if is_to_begin && !is_launched {
             self.launch(id);
         } else if is_lost && self.lease_is_over(session, silence) {
             return self.give_up(id, silence, now);

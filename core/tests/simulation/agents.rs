@@ -15,6 +15,8 @@ use crate::promise::Promise;
 
 /// After its agent is killed a tree is gone within this.
 pub const ORPHAN_MS: u64 = 2_000;
+/// One that is not answered whether it is to begin gives up after this.
+pub const ASKS_FOR_MS: u64 = 60_000;
 /// An agent that nobody hears gives up after this; its journal stays.
 const REPORT_FOR_MS: u64 = 60_000;
 
@@ -125,6 +127,8 @@ struct Missed {
 
 #[derive(Debug)]
 pub enum Mind {
+    /// In a job, where it may not be the only one: asks whether it is to begin.
+    Asks { gives_up_at: u64 },
     /// Keeps its session's lease.
     Keeps(Box<Lease>),
     /// Waits for what an earlier agent left to be gone; then this is told.
@@ -173,7 +177,26 @@ impl Site {
         Upstream::Direct((Ipv4Addr::LOCALHOST, 8_188).into())
     }
 
-    /// A launcher starts an agent. Says whether it starts the app too.
+    /// An engine starts an agent in a job.
+    pub fn start_agent_in_job(&mut self, now: u64) {
+        self.incarnations += 1;
+        self.agent = Some(Agent {
+            incarnation: self.incarnations,
+            mind: Mind::Asks {
+                gives_up_at: now + ASKS_FOR_MS,
+            },
+            wakes_at: None,
+            is_paused: false,
+            missed: None,
+        });
+    }
+
+    pub fn asks(&self) -> bool {
+        let asks = |agent: &Agent| matches!(agent.mind, Mind::Asks { .. });
+        self.agent.as_ref().is_some_and(asks)
+    }
+
+    /// A launcher starts an agent, or one in a job begins. Says whether it starts the app too.
     pub fn start_agent(&mut self, terms: Terms, may_begin: bool, now: u64) -> bool {
         let begins = self.journal.is_none() && may_begin;
         let mind = match &self.journal {
@@ -352,7 +375,9 @@ impl Site {
             _ if agent.is_paused => return,
             Mind::Keeps(lease) if lease.is_over() => lease.status(clock),
             Mind::CleansUp { status } if self.tree.is_none() => status.clone(),
-            Mind::Keeps(_) | Mind::CleansUp { .. } | Mind::Tells { .. } => return,
+            Mind::Asks { .. } | Mind::Keeps(_) | Mind::CleansUp { .. } | Mind::Tells { .. } => {
+                return;
+            }
         };
         self.journal.get_or_insert_default().ended = Some(status.clone());
         agent.mind = Mind::Tells {
@@ -383,6 +408,13 @@ impl Site {
     /// What the agent would tell the server now.
     pub fn status(&self, now: u64) -> Option<AgentStatus> {
         match &self.agent.as_ref()?.mind {
+            Mind::Asks { .. } => Some(AgentStatus {
+                held_ms: Millis::ZERO,
+                granted_ms: self.terms.granted_ms,
+                phase: AgentPhase::Asks {
+                    agent: self.gpu.0.clone() + &self.clock_base.to_string(),
+                },
+            }),
             Mind::Keeps(lease) => Some(lease.status(self.clock(now))),
             Mind::CleansUp { .. } => None,
             Mind::Tells { status, .. } => Some(status.clone()),
@@ -396,7 +428,7 @@ impl Site {
         let at = match &agent.mind {
             Mind::Keeps(lease) => lease.deadline()?.0.saturating_sub(clock_base),
             Mind::CleansUp { .. } => return None,
-            Mind::Tells { gives_up_at, .. } => *gives_up_at,
+            Mind::Asks { gives_up_at } | Mind::Tells { gives_up_at, .. } => *gives_up_at,
         };
         is_sooner(&mut agent.wakes_at, at)
     }
@@ -433,7 +465,12 @@ impl Site {
                 ..
             })
         );
-        if tells && *message == ServerMessage::Forget {
+        let may_go = match message {
+            ServerMessage::Forget => tells || self.asks(),
+            ServerMessage::Stop { .. } => self.asks(),
+            _ => false,
+        };
+        if may_go {
             self.agent = None;
         }
     }
@@ -444,7 +481,7 @@ impl Site {
         }
         self.with_lease(now, |lease, clock| lease.advance(clock));
         if let Some(Agent {
-            mind: Mind::Tells { gives_up_at, .. },
+            mind: Mind::Asks { gives_up_at } | Mind::Tells { gives_up_at, .. },
             ..
         }) = &self.agent
             && *gives_up_at <= now

@@ -8,6 +8,9 @@ use dwell_core::id::SessionId;
 use dwell_core::job::{Cluster, JobId, JobState, JobStatus, LauncherName};
 use dwell_core::time::{Millis, Timestamp};
 
+/// What a node takes at most to have all that a job needs.
+pub const BOOT_MS: u64 = 30_000;
+
 const MINUTE_MS: u64 = 60_000;
 
 /// An engine and its nodes, each with one GPU.

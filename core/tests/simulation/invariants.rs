@@ -13,7 +13,7 @@ use dwell_core::share::Share;
 use dwell_core::time::Millis;
 
 use super::agents::{ORPHAN_MS, Post, Site};
-use super::engine::{EngineJob, Stage, number_of};
+use super::engine::{BOOT_MS, EngineJob, Stage, number_of};
 use super::world::{LIMITS, PORTS, World};
 
 /// An agent that is paused while it waits for the last process to go may take it to be
@@ -57,17 +57,21 @@ pub fn check_start(world: &World, post: Post, was_heard_of: bool) -> Checked {
         return Ok(());
     };
     an_app_is_started_once_at_most(post, site, was_heard_of)?;
-    let may_double = post.job.is_some() && world.may_double.contains(&post.session);
+    // Leave to begin may have been on its way when its engine gave up its job.
+    let is_given_up = post.job.is_some_and(|job| {
+        let engine = world.engine.as_ref();
+        world.may_double.contains(&post.session) || engine.is_none_or(|it| it.is_over(job))
+    });
     let open = world.store.sessions.get(&post.session);
     ensure!(
-        open.is_some_and(Session::is_open) || may_double,
+        open.is_some_and(Session::is_open) || is_given_up,
         "{post} is started after its end"
     );
     let other = world
         .sites_of(post.session)
         .find(|(other, theirs)| **other != post && theirs.tree.is_some());
     ensure!(
-        other.is_none() || may_double,
+        other.is_none(),
         "{post} is started while {other:?} is there"
     );
     one_gpu_has_one_live_tree(world, post, site)
@@ -520,6 +524,10 @@ pub fn limit_is_longer_than_lease(world: &World, number: u32, job: &EngineJob) -
     let Some(tree) = tree.filter(|tree| tree.promise.goes_on(world.now)) else {
         return Ok(());
     };
+    // The node stood still before its agent began.
+    if tree.since > job.started_at + job.suspended_ms + BOOT_MS {
+        return Ok(());
+    }
     // One that was extended, of which the engine could not be told yet.
     let granted = tree.promise.granted_ms();
     let moves = world

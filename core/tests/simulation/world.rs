@@ -14,7 +14,7 @@ use dwell_core::gpu::{GpuId, GpuType, Inventory};
 use dwell_core::id::{GpuEventId, KeyId, MachineId, MachineVersionId, SessionId, ShareId};
 use dwell_core::job::{JobId, JobState, Jobs, Offer};
 use dwell_core::key::{Key, KeyHash};
-use dwell_core::lease::Exit;
+use dwell_core::lease::{Exit, Terms};
 use dwell_core::limits::Limits;
 use dwell_core::machine::{Access, AppCommand, Machine, Recipe};
 use dwell_core::owner::{OrgId, Owner, Principal, UserId};
@@ -470,6 +470,9 @@ impl World {
             }
             Event::ToServer(post, status) => self.server_hears(post, &status),
             Event::ToAgent(post, message) => {
+                if message == ServerMessage::Begin {
+                    self.agent_begins(post);
+                }
                 self.with_site(post, |site, now| site.hear(&message, now));
                 self.check(invariants::nothing_told_is_taken_back(self, post));
             }

@@ -195,6 +195,9 @@ fn a_job_that_waits_while_its_engine_is_silent_waits_on() {
     world.create_pending();
     for _ in 0..1_000 {
         assert_eq!(world.after(Millis(60_000)), []);
+        // Nobody wakes for it more often than for any other.
+        let next = world.now().monotonic.plus(Limits::default().relaunch_after);
+        assert_eq!(world.plane.deadline(), Some(next));
     }
     assert_eq!(world.look(&[pending()]), []);
     world.look(&[runs()]);
@@ -259,6 +262,11 @@ fn a_word_that_nobody_knows_means_neither_that_it_waits_nor_that_it_ended() {
         assert_eq!(world.look_after(Millis(60_000), &unknown), []);
     }
     assert_eq!(world.job().words(), "STAGE_OUT");
+    // Nor does one that ran owe an agent meanwhile.
+    world.look(&[runs()]);
+    for _ in 0..100 {
+        world.look_after(Millis(60_000), &unknown);
+    }
     // It runs now, and its agent has its time to call.
     world.look(&[runs()]);
     world.look_after(Millis(30_000), &[runs()]);
@@ -461,6 +469,7 @@ fn a_job_that_is_refused_fails_its_session_in_the_engines_words() {
     let mut world = world_with(cluster());
     world.create_pending();
     world.launched(1, LaunchOutcome::Failed(why.into()));
+    world.commit();
     assert!(world.stored(1).is_open());
 }
 
@@ -789,11 +798,12 @@ fn ends_after(world: &mut World, at_most: Millis) -> Option<Millis> {
 
 #[test]
 fn a_session_whose_engine_and_agent_are_silent_ends_when_its_lease_must_have_and_not_before() {
+    let held = Millis(400_000);
     let phases = [
-        status(4_000, 15, AgentPhase::Starting),
-        running(4_000, 1_000, 15),
+        status(held.0, 15, AgentPhase::Starting),
+        running(held.0, 1_000, 15),
         status(
-            4_000,
+            held.0,
             15,
             AgentPhase::Stopping {
                 ending: Ending::plain(EndReason::Cancelled),
@@ -805,11 +815,11 @@ fn a_session_whose_engine_and_agent_are_silent_ends_when_its_lease_must_have_and
         let mut world = world_with(cluster());
         world.create_pending();
         world.heard(1, &phase);
-        let must_be_over = LONGEST_LEASE.plus(SPARE).minus(Millis(4_000));
+        let must_be_over = LONGEST_LEASE.plus(SPARE).minus(held);
         let after = ends_after(&mut world, must_be_over.plus(Millis(180_000))).unwrap();
         assert!(after >= must_be_over, "{phase:?}: {after}");
         assert_eq!(reason(world.stored(1)), EndReason::Lost);
-        assert_eq!(world.stored(1).gpu_event.held(), Millis(4_000));
+        assert_eq!(world.stored(1).gpu_event.held(), held);
     }
 }
 
@@ -844,7 +854,9 @@ fn a_session_whose_cluster_is_configured_no_more_ends_by_its_lease_or_for_want_o
     }
     assert!(world.stored(1).is_open());
     // And after that ends when its lease must have.
-    assert!(ends_after(&mut world, LONGEST_LEASE.plus(Millis(180_000))).is_some());
+    let held = world.stored(1).gpu_event.held();
+    let after = ends_after(&mut world, LONGEST_LEASE.plus(Millis(180_000))).unwrap();
+    assert!(after >= LONGEST_LEASE.minus(held), "{after}");
     assert_eq!(reason(world.stored(1)), EndReason::Lost);
 
     // One that never had any cannot be looked for.

@@ -86,6 +86,7 @@ impl World {
         self.at(orphaned, Event::TreeGone { post, tree });
         self.at(1, Event::HangsUp(post.session));
         self.release(post);
+        self.job_may_be_over(post);
     }
 
     fn network_is_cut(&mut self, post: Post) {

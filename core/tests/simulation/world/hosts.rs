@@ -31,7 +31,12 @@ impl World {
             self.say(&format!("no agent can be started: {}", short(id)));
             LaunchOutcome::Failed("no room".into())
         } else {
-            self.start_agent(id.into(), launch, asked.was_heard_of);
+            self.start_agent(
+                id.into(),
+                launch.terms,
+                launch.may_begin,
+                asked.was_heard_of,
+            );
             LaunchOutcome::Started
         };
         self.with_site(id.into(), Site::settle);
@@ -39,12 +44,18 @@ impl World {
         self.at(1, Event::Launched { by, id, outcome });
     }
 
-    pub(super) fn start_agent(&mut self, post: Post, launch: &Launch, was_heard_of: bool) {
+    pub(super) fn start_agent(
+        &mut self,
+        post: Post,
+        terms: Terms,
+        may_begin: bool,
+        was_heard_of: bool,
+    ) {
         let now = self.now;
         let Some(site) = self.sites.get_mut(&post) else {
             return;
         };
-        let starts_app = site.start_agent(launch.terms, launch.may_begin, now);
+        let starts_app = site.start_agent(terms, may_begin, now);
         let (nature, incarnation, tree) = (site.nature, site.incarnations, site.trees);
         self.at(1, Event::Heartbeat(post, incarnation));
         self.say(&format!("agent {incarnation} of {} starts", short(post)));

@@ -1,7 +1,7 @@
 //! Sessions in jobs: what their launcher does, and what happens at the engine.
 
 use super::*;
-use crate::engine::{EngineJob, Stage, number_of};
+use crate::engine::{BOOT_MS, EngineJob, Stage, number_of};
 
 impl World {
     // --- The launcher -----------------------------------------------------------
@@ -80,6 +80,10 @@ impl World {
             self.may_double.insert(id);
         }
         self.check(invariants::check_job(self, id));
+        let jobs = self.engine.as_ref().map_or(0, |it| it.jobs_of(id).count());
+        if jobs > 0 {
+            self.say(&format!("a job is one too many: {}", short(id)));
+        }
         // One that its engine forgot before anybody put it on record.
         if self.sites_of(id).any(|(post, _)| post.job.is_some()) {
             self.may_double.insert(id);
@@ -200,7 +204,7 @@ impl World {
                 job.started_at = self.now;
             }
             self.say(&format!("job {number} starts on {gpu}"));
-            let boots = self.random.u64(50..30_000);
+            let boots = self.random.u64(50..BOOT_MS);
             self.at(boots, Event::JobAgent(number));
             self.watch_limit(number);
         }
@@ -227,19 +231,31 @@ impl World {
         if self.away.contains(&gpu) {
             return self.at(10_000, Event::JobAgent(number));
         }
-        let launch = job.launch.clone();
+        let terms = job.launch.terms;
         let post = Post {
             session: job.session,
             job: Some(number),
         };
         let clock_base = self.random.u64(0..1_000_000);
-        let mut site = Site::new(gpu, launch.terms, self.nature(), clock_base);
+        let mut site = Site::new(gpu, terms, self.nature(), clock_base);
         if !self.calm && self.chance(1, 12) {
             self.say(&format!("its node does not reach the server: {post}"));
             site.partitioned_until = self.now + self.random.u64(30_000..1_000_000);
         }
+        site.start_agent_in_job(self.now);
+        let incarnation = site.incarnations;
         self.sites.insert(post, site);
-        self.start_agent(post, &launch, false);
+        self.say(&format!("an agent asks whether it is to begin: {post}"));
+        self.at(1, Event::Heartbeat(post, incarnation));
+        self.with_site(post, Site::settle);
+    }
+
+    /// An agent in a job is the one that begins.
+    pub(super) fn agent_begins(&mut self, post: Post) {
+        let Some(site) = self.sites.get(&post).filter(|site| site.asks()) else {
+            return;
+        };
+        self.start_agent(post, site.terms, true, false);
         self.with_site(post, Site::settle);
     }
 

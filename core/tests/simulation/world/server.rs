@@ -247,7 +247,8 @@ impl World {
                     }
                 }
                 for post in given_up {
-                    self.say(&format!("{} is given up with its host", short(post)));
+                    let place = post.job.map_or("host", |_| "job");
+                    self.say(&format!("{} is given up with its {place}", short(post)));
                 }
             }
             Change::Machine(machine) => {
