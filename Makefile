@@ -17,14 +17,10 @@ FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
-<<<<<<< HEAD
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
-=======
 # Outside, for it is long in the making and the same for every checkout.
 KUBERNETES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dwell-tests/kubernetes-1.20.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
->>>>>>> kube
+.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +28,7 @@ help: ## List the recipes
 run: ## A first session: a web server, its URL and the time left
 	$(CARGO) run --release -- run -- python3 -m http.server {port}
 
-test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-browser test-faults test-engines test-kubernetes test-ha fuzz ## Everything, cheap checks first; what CI runs
+test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-browser test-faults test-engines test-slurm test-kubernetes test-ha fuzz ## Everything, cheap checks first; what CI runs
 
 test-unit: ## Unit and property tests, in seconds once built
 	$(CARGO) test --workspace --lib
@@ -69,17 +65,15 @@ test-engines: setup $(APPS)/jupyter.tar ## Sessions in containers: Docker Engine
 	tests/setup/alone.sh $(CARGO) test --test engines docker::
 	tests/setup/alone.sh $(CARGO) test --test engines podman::
 
-<<<<<<< HEAD
 test-slurm: setup ## Sessions on Slurm: clusters of the tests' own, installed where that is possible
 	tests/setup/debian.sh slurmctld=slurmctld slurmd=slurmd squeue=slurm-client ip=iproute2 unshare=util-linux
 	$(CARGO) test --test engines --no-run
 	tests/setup/alone.sh $(CARGO) test --test engines slurm::
-=======
+
 test-kubernetes: ## Sessions in Pods: a Kubernetes of two nodes, built in ten minutes the first time
 	tests/setup/kubernetes.sh $(KUBERNETES)
 	$(CARGO) test --test engines --no-run
 	DWELL_TEST_KUBERNETES=$(KUBERNETES) tests/setup/alone.sh $(CARGO) test --test engines kubernetes::
->>>>>>> kube
 
 $(APPS)/jupyter.tar: tests/requirements.txt tests/setup/jupyter-image.sh
 	tests/setup/jupyter-image.sh $(PYTHON) $@
