@@ -12,7 +12,7 @@ mod channels;
 mod container;
 mod control;
 mod dial;
-mod environment;
+pub(crate) mod environment;
 mod init;
 mod inside;
 pub mod job;

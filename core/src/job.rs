@@ -48,7 +48,7 @@ pub enum JobState {
     Pending,
     /// It has a place, and what it needs is being fetched.
     Preparing,
-    /// It has a place, and what it needs cannot be had; its engine tries again.
+    /// What it needs cannot be had, with a place or without; its engine tries on.
     Stuck,
     /// It has a place. Its agent calls by itself.
     Running,

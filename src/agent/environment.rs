@@ -8,7 +8,7 @@ use crate::agent::spec::AgentSpec;
 
 /// What an app needs of its host's environment to find programs, itself and its
 /// language. Nothing else of the server's gets through; a job's environment is its own.
-const PASSED: [&str; 9] = [
+pub const PASSED: [&str; 9] = [
     "PATH",
     "HOME",
     "USER",

@@ -19,6 +19,7 @@ use super::cluster::{
     Capacity, Cluster, ClusterSettings, Order, SubmitError, job_name, session_of_job,
 };
 use super::handout::{quoted, script};
+use crate::clock;
 use commands::{CommandError, Commands};
 
 /// The engine's word for a type whose jobs ask for no GPU.
@@ -75,7 +76,7 @@ impl Slurm {
             settings,
             gpus: cluster.gpus.clone(),
             installation: installation.to_owned(),
-            commands: Commands,
+            commands: Commands::default(),
         }
     }
 }
@@ -96,7 +97,7 @@ impl Cluster for Slurm {
         })?;
         // `17`, or `17;cluster` where there are several.
         let id = printed.trim().split(';').next().unwrap_or_default();
-        if id.is_empty() {
+        if id.parse::<u32>().is_err() {
             return Err(SubmitError::Unclear(format!("sbatch printed {printed:?}")));
         }
         Ok(JobStatus {
@@ -115,9 +116,13 @@ impl Cluster for Slurm {
             format!("--user={}", nix::unistd::geteuid()),
             format!("--Format={}", listing::FORMAT),
         ];
-        let printed = self.commands.run("squeue", &words).await;
+        // Moments are seconds since 1970, whatever the host's zone.
+        let commands = self.commands.clone().with(&[("SLURM_TIME_FORMAT", "%s")]);
+        let printed = commands.run("squeue", &words).await;
         let printed = printed.map_err(|error| error.to_string())?;
-        let ours = printed.lines().filter_map(listing::row).filter_map(|row| {
+        let now = clock::wall();
+        let ours = printed.lines().filter_map(|line| {
+            let row = listing::row(line, now)?;
             let session = session_of_job(&self.installation, &row.name)?;
             Some((session, row.status))
         });
@@ -126,12 +131,7 @@ impl Cluster for Slurm {
 
     async fn cancel(&self, session: SessionId, job: &JobId) -> Result<(), String> {
         let name = job_name(&self.installation, session);
-        // Quiet about those that are gone.
-        let words = [
-            "--quiet".to_owned(),
-            format!("--name={name}"),
-            job.0.clone(),
-        ];
+        let words = [format!("--name={name}"), job.0.clone()];
         match self.commands.run("scancel", &words).await {
             Ok(_) => Ok(()),
             Err(CommandError::Refused(why)) if is_gone(&why) => Ok(()),
@@ -139,15 +139,17 @@ impl Cluster for Slurm {
         }
     }
 
+    /// By the name alone: by the id it might be another's, and so would the limit.
     async fn limit(
         &self,
-        _session: SessionId,
-        job: &JobId,
+        session: SessionId,
+        _job: &JobId,
         time_limit: Millis,
     ) -> Result<(), String> {
         let words = [
             "update".to_owned(),
-            format!("JobId={}", job.0),
+            format!("JobName={}", job_name(&self.installation, session)),
+            format!("UserID={}", nix::unistd::geteuid()),
             format!("TimeLimit={}", minutes(time_limit)),
         ];
         match self.commands.run("scontrol", &words).await {
@@ -195,7 +197,9 @@ impl Slurm {
             "--parsable".to_owned(),
             // A second run would have the whole of the session's time again.
             "--no-requeue".to_owned(),
-            option("export", "NIL"),
+            // What sbatch has itself, which is little. Anything else has the node make the
+            // environment of a login, which takes seconds and may fail.
+            option("export", "ALL"),
             option("job-name", &order.name),
             option("comment", &order.session.to_string()),
             option("time", &minutes(order.time_limit)),
@@ -260,6 +264,7 @@ fn minutes(time_limit: Millis) -> String {
 fn is_gone(words: &str) -> bool {
     [
         "Invalid job id",
+        "No jobs with",
         "already completing or completed",
         "already finished",
     ]

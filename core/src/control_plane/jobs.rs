@@ -20,7 +20,7 @@ const CALLS_AGAIN_WITHIN: Millis = Millis(5_000);
 /// How long a job that has a place may fetch what it needs.
 const PREPARED_WITHIN: Millis = Millis::from_minutes(30);
 
-/// How long an engine may try again to have what a job needs, which keeps its place.
+/// How long an engine may try on to have what a job needs.
 const STUCK_FOR: Millis = Millis::from_minutes(1);
 
 /// What a job's time limit leaves its agent beyond all that the session is granted.

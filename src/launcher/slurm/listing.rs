@@ -18,13 +18,39 @@ pub(super) struct Row {
     pub status: JobStatus,
 }
 
-/// What a line of `squeue` says. `None` if it is none.
-pub(super) fn row(line: &str) -> Option<Row> {
+/// Reasons for which a job waits and will for ever, as things are, and what ends that.
+const HOPELESS: [(&str, &str); 12] = [
+    ("PartitionTimeLimit", TOO_LONG),
+    ("AssocMaxWallDurationPerJobLimit", TOO_LONG),
+    ("QOSMaxWallDurationPerJobLimit", TOO_LONG),
+    ("PartitionConfig", TOO_MUCH),
+    ("PartitionNodeLimit", TOO_MUCH),
+    ("BadConstraints", TOO_MUCH),
+    ("AssocMaxGRESPerJob", TOO_MUCH),
+    ("QOSMaxGRESPerJob", TOO_MUCH),
+    ("InvalidAccount", WRONG_NAME),
+    ("InvalidQOS", WRONG_NAME),
+    ("AccountNotAllowed", WRONG_NAME),
+    ("QOSNotAllowed", WRONG_NAME),
+];
+
+const TOO_LONG: &str = "No job may take as long as this one here; lower timeout_max_minutes in \
+                        [limits], set moves_time_limits in the [[launcher]] if the server's user \
+                        is an operator of Slurm, or have MaxTime of the partition raised";
+const TOO_MUCH: &str = "No node has what it asks for; look at cpus, memory_mib, gpus and options \
+                        of the [[launcher]]";
+const WRONG_NAME: &str = "Look at account, qos and partition of the [[launcher]]";
+
+/// A job without a time limit is taken to run for a year: what waits for it gets no estimate.
+const NO_ESTIMATE: Millis = Millis::from_minutes(360 * 24 * 60);
+
+/// What a line of `squeue` says `now`. `None` if it is none.
+pub(super) fn row(line: &str, now: Timestamp) -> Option<Row> {
     let mut fields = line.splitn(7, '|');
     let mut next = || fields.next().map(str::trim);
     let (id, name, word) = (next()?, next()?, next()?);
     let (starts, limit, exit, reason) = (next()?, next()?, next()?, next()?);
-    let state = state(word);
+    let mut state = state(word);
     // Slurm says of the reason "None" where it has nothing to say.
     let mut words = match reason {
         "" | "None" => word.to_owned(),
@@ -35,7 +61,17 @@ pub(super) fn row(line: &str) -> Option<Row> {
     if let Some(trouble) = status.and_then(handout::trouble) {
         words = format!("{words}. {trouble}");
     }
-    let starts_at = starts.parse().ok().map(|seconds: i64| seconds * 1_000);
+    let hopeless = HOPELESS
+        .iter()
+        .find(|(it, _)| word == "PENDING" && *it == reason);
+    if let Some((_, remedy)) = hopeless {
+        state = JobState::Stuck;
+        words = format!("{words}. {remedy}");
+    }
+    let starts_at = starts
+        .parse()
+        .ok()
+        .map(|seconds: i64| Timestamp(seconds * 1_000));
     Some(Row {
         name: name.to_owned(),
         status: JobStatus {
@@ -43,8 +79,7 @@ pub(super) fn row(line: &str) -> Option<Row> {
             state,
             words,
             starts_at: starts_at
-                .filter(|_| state == JobState::Pending)
-                .map(Timestamp),
+                .filter(|at| state == JobState::Pending && at.since(now) < NO_ESTIMATE),
             time_limit: time_limit(limit),
         },
     })
@@ -53,8 +88,10 @@ pub(super) fn row(line: &str) -> Option<Row> {
 /// What a job's state means to its session.
 fn state(word: &str) -> JobState {
     match word {
-        "PENDING" | "CONFIGURING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED"
-        | "RESV_DEL_HOLD" | "SPECIAL_EXIT" => JobState::Pending,
+        "PENDING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED" | "RESV_DEL_HOLD"
+        | "SPECIAL_EXIT" => JobState::Pending,
+        // Its nodes are being booted, or made ready by the prolog.
+        "CONFIGURING" => JobState::Preparing,
         // Its processes are there, whatever they do.
         "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" | "SIGNALING" | "RESIZING"
         | "STAGE_OUT" => JobState::Running,
@@ -131,13 +168,19 @@ fn outer_commas(list: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp(1_764_143_000_000);
+
     fn status(line: &str) -> JobStatus {
-        row(line).unwrap().status
+        row(line, NOW).unwrap().status
     }
 
     #[test]
     fn each_line_of_squeue_is_one_job_in_slurms_own_words() {
-        let waits = row("17 |dwell-a-b |PENDING |1764144000 |11:00 |0 |Resources \n").unwrap();
+        let waits = row(
+            "17 |dwell-a-b |PENDING |1764144000 |11:00 |0 |Resources \n",
+            NOW,
+        )
+        .unwrap();
         assert_eq!(waits.name, "dwell-a-b");
         assert_eq!(
             waits.status,
@@ -159,10 +202,30 @@ mod tests {
             status("1|n|DREAMING|N/A|5:00|0|None").state,
             JobState::Unknown
         );
-        assert_eq!(row("slurm_load_jobs error: something"), None);
+        assert_eq!(row("slurm_load_jobs error: something", NOW), None);
         let failed = status("20|n|FAILED|N/A|5:00|20992|NonZeroExitCode");
         let begins = "FAILED (NonZeroExitCode). The agent could not be fetched";
         assert!(failed.words.starts_with(begins), "{}", failed.words);
+    }
+
+    #[test]
+    fn what_waits_for_ever_is_stuck_and_says_what_to_do_and_what_waits_for_a_year_has_no_estimate()
+    {
+        let long = status("5|n|PENDING|N/A|1:40:00|0|PartitionTimeLimit");
+        assert_eq!(long.state, JobState::Stuck);
+        let begins = "PENDING (PartitionTimeLimit). No job may take as long";
+        assert!(long.words.starts_with(begins), "{}", long.words);
+        assert!(long.words.contains("timeout_max_minutes"));
+        let much = status("6|n|PENDING|N/A|1:00:00|0|PartitionConfig");
+        assert_eq!(much.state, JobState::Stuck);
+        for cured in ["Resources", "PartitionDown", "JobHeldUser", "Licenses"] {
+            let waits = status(&format!("7|n|PENDING|N/A|1:00:00|0|{cured}"));
+            assert_eq!(waits.state, JobState::Pending, "{cured}");
+        }
+        let year = status("8|n|PENDING|1795679000|1:00:00|0|Resources");
+        assert_eq!(year.starts_at, None);
+        let boots = status("9|n|CONFIGURING|1764143000|1:00:00|0|None");
+        assert_eq!(boots.state, JobState::Preparing);
     }
 
     #[test]
