@@ -25,10 +25,10 @@ mod tests;
 mod traffic;
 mod waiting;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::launcher::Launchers;
 use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -36,9 +36,9 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use dwell_core::gpu::GpuType;
 use dwell_core::limits::Limits;
 use dwell_core::machine::Access;
+use dwell_core::placement::Places;
 use dwell_core::pricing::Prices;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use utoipa::OpenApi;
@@ -78,10 +78,10 @@ pub struct Api {
     pub default_access: Access,
     /// What the server allows.
     pub limits: Limits,
-    /// The types of GPU that there are.
-    pub gpu_types: BTreeSet<GpuType>,
-    /// The type of a request that names none.
-    pub default_gpu_type: GpuType,
+    /// Where sessions are put.
+    pub places: Places,
+    /// By which clusters are asked what they have.
+    pub launchers: Launchers,
     /// What the server charges.
     pub prices: Prices,
     /// What runs containers, if anything does.

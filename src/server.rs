@@ -13,6 +13,7 @@ use dwell_core::id::KeyId;
 use dwell_core::job::{self, Offer};
 use dwell_core::key::Key;
 use dwell_core::owner::{Principal, UserId};
+use dwell_core::placement::Places;
 use dwell_core::ports::PortPool;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -146,8 +147,10 @@ impl Server {
         let settings = Settings {
             limits: config.limits.clone(),
             prices: config.prices.clone(),
-            inventory,
-            offers: config.places.iter().map(offer).collect(),
+            places: Places {
+                inventory,
+                offers: config.places.iter().map(|it| offer(it, &config)).collect(),
+            },
             ports: PortPool::new(config.session_ports.clone(), first_port(&config)),
         };
         // One that follows has the keys of the one that leads.
@@ -209,7 +212,7 @@ impl Server {
             background.spawn(agents.clone().keep(agent, retention));
         }
         let launchers = Launchers::new(Arc::new(launcher), clusters.clone());
-        let (gpu_types, default_gpu_type) = (settings.gpu_types(), settings.default_gpu_type());
+        let places = settings.places.clone();
         let effects = Effects::new(
             launchers.clone(),
             gateway.clone(),
@@ -245,8 +248,8 @@ impl Server {
             urls: urls.clone(),
             default_access: config.access,
             limits: config.limits,
-            gpu_types,
-            default_gpu_type,
+            places,
+            launchers,
             prices: config.prices,
             engine: config.launcher.engine.clone(),
         };
@@ -591,13 +594,16 @@ fn key_of(secret: &str, principal: Principal, name: &str) -> Key {
 }
 
 /// What the core is to know of a place.
-fn offer(place: &PlaceConfig) -> Offer {
+fn offer(place: &PlaceConfig, config: &Config) -> Offer {
     match place {
-        PlaceConfig::Host => Offer::Host,
+        PlaceConfig::Host => Offer::Host {
+            runs_images: config.launcher.engine.is_some(),
+        },
         PlaceConfig::Cluster(cluster) => Offer::Cluster(job::Cluster {
             name: cluster.settings.name.clone(),
             gpu_types: cluster.settings.gpus.keys().cloned().collect(),
             jobs_max: cluster.settings.jobs_max,
+            runs_images: cluster.engine.runs_images(),
             moves_time_limits: cluster.engine.moves_time_limits(),
         }),
     }
@@ -682,8 +688,7 @@ pub async fn create_key_offline(
     let settings = Settings {
         limits: dwell_core::limits::Limits::default(),
         prices: dwell_core::pricing::Prices::default(),
-        inventory: dwell_core::gpu::Inventory::default(),
-        offers: Vec::new(),
+        places: Places::default(),
         ports: PortPool::new(0..=0, 0),
     };
     let mut plane = ControlPlane::recover(settings, snapshot, clock::now());

@@ -22,16 +22,16 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::gpu::{GpuId, GpuType, Inventory};
+use crate::gpu::{GpuId, GpuType};
 use crate::id::{GpuEventId, KeyId, MachineId, SessionId, ShareId};
-use crate::job::{Cluster, JobId, JobStatus, LauncherName, Offer};
+use crate::job::{JobId, JobStatus, LauncherName};
 use crate::key::Key;
 use crate::lease::Terms;
 use crate::limits::Limits;
 use crate::machine::{Machine, MachineVersion, Recipe};
 use crate::metering::GpuEvent;
 use crate::owner::{Owner, Principal};
-use crate::placement::Floor;
+use crate::placement::{Floor, Places};
 use crate::ports::PortPool;
 use crate::pricing::Prices;
 use crate::protocol::{AgentPhase, AgentStatus, ServerMessage};
@@ -53,40 +53,10 @@ pub struct Settings {
     pub limits: Limits,
     /// What it charges.
     pub prices: Prices,
-    /// What this host has.
-    pub inventory: Inventory,
-    /// Where sessions are put, in the order of preference.
-    pub offers: Vec<Offer>,
+    /// Where sessions are put.
+    pub places: Places,
     /// Where session URLs are.
     pub ports: PortPool,
-}
-
-impl Settings {
-    /// The GPU types that could ever be had.
-    #[must_use]
-    pub fn gpu_types(&self) -> BTreeSet<GpuType> {
-        let of = |offer: &Offer| match offer {
-            Offer::Host => self.inventory.types(),
-            Offer::Cluster(cluster) => cluster.gpu_types.clone(),
-        };
-        self.offers.iter().flat_map(of).collect()
-    }
-
-    /// The type of a request that names none: the first real GPU's, else `CPU`.
-    #[must_use]
-    pub fn default_gpu_type(&self) -> GpuType {
-        self.gpu_types()
-            .into_iter()
-            .find(|gpu_type| *gpu_type != GpuType::cpu())
-            .unwrap_or_else(GpuType::cpu)
-    }
-
-    fn cluster(&self, name: &LauncherName) -> Option<&Cluster> {
-        self.offers.iter().find_map(|offer| match offer {
-            Offer::Cluster(cluster) if cluster.name == *name => Some(cluster),
-            Offer::Cluster(_) | Offer::Host => None,
-        })
-    }
 }
 
 /// Everything that is on record and still matters.
@@ -257,7 +227,7 @@ impl ControlPlane {
     #[must_use]
     pub fn recover(settings: Settings, snapshot: Snapshot, now: Moment) -> Self {
         let mut plane = Self {
-            floor: Floor::new(&settings.inventory, &settings.offers),
+            floor: Floor::new(&settings.places),
             settings,
             sessions: BTreeMap::new(),
             machines: snapshot.machines.into_iter().map(|m| (m.id, m)).collect(),
@@ -325,6 +295,9 @@ impl ControlPlane {
         };
         let gpu_type = new.gpu.unwrap_or_else(|| recipe.gpu.clone());
         self.check_gpu_type(&gpu_type)?;
+        if recipe.container.is_some() {
+            self.check_images(&gpu_type)?;
+        }
         let timeout_minutes = match new.timeout_minutes {
             None | Some(0) => recipe.timeout_minutes,
             Some(minutes) => minutes,
@@ -679,13 +652,24 @@ impl ControlPlane {
     }
 
     fn check_gpu_type(&self, asked: &GpuType) -> Result<(), Refusal> {
-        let known = self.settings.gpu_types();
+        let known = self.settings.places.gpu_types();
         if known.contains(asked) {
             return Ok(());
         }
         Err(Refusal::UnknownGpuType {
             asked: asked.clone(),
             known: known.into_iter().collect(),
+        })
+    }
+
+    fn check_images(&self, asked: &GpuType) -> Result<(), Refusal> {
+        let runs_some = self.settings.places.types_with_images();
+        if runs_some.contains(asked) {
+            return Ok(());
+        }
+        Err(Refusal::NoImages {
+            asked: asked.clone(),
+            known: runs_some.into_iter().collect(),
         })
     }
 
@@ -725,7 +709,7 @@ impl ControlPlane {
     }
 
     fn serve_queues(&mut self, now: Moment) {
-        while let Some((id, place)) = self.floor.next_match(&self.settings.inventory)
+        while let Some((id, place)) = self.floor.next_match(&self.settings.places)
             && let Some(port) = self.settings.ports.peek()
             && let Some(mut session) = self.sessions.get(&id).cloned()
         {

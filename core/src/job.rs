@@ -152,6 +152,8 @@ pub struct Cluster {
     pub gpu_types: BTreeSet<GpuType>,
     /// So many jobs of ours it may have at once, waiting ones included. `None` is no limit.
     pub jobs_max: Option<u32>,
+    /// Whether its jobs can run in images.
+    pub runs_images: bool,
     /// Whether the limit on a job's time can be moved once it was given. If not, jobs get
     /// the longest that any session may come to need.
     pub moves_time_limits: bool,
@@ -161,7 +163,21 @@ pub struct Cluster {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Offer {
     /// On the GPUs of this host.
-    Host,
+    Host {
+        /// Whether it has an engine that runs images.
+        runs_images: bool,
+    },
     /// Wherever this cluster's engine finds a place.
     Cluster(Cluster),
+}
+
+impl Offer {
+    /// Whether sessions that run in images can be put there.
+    #[must_use]
+    pub const fn runs_images(&self) -> bool {
+        match self {
+            Self::Host { runs_images } => *runs_images,
+            Self::Cluster(cluster) => cluster.runs_images,
+        }
+    }
 }

@@ -10,42 +10,98 @@ use crate::id::SessionId;
 use crate::job::{Cluster, LauncherName, Offer};
 use crate::session::Place;
 
-/// The queues, the free GPUs and the clusters.
+/// Where sessions can be put.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// What this host has.
+    pub inventory: Inventory,
+    /// In the order of preference.
+    pub offers: Vec<Offer>,
+}
+
+impl Places {
+    /// The GPU types that could ever be had.
+    #[must_use]
+    pub fn gpu_types(&self) -> BTreeSet<GpuType> {
+        self.offers
+            .iter()
+            .flat_map(|it| self.types_of(it))
+            .collect()
+    }
+
+    /// The GPU types that could ever be had by sessions that run in images.
+    #[must_use]
+    pub fn types_with_images(&self) -> BTreeSet<GpuType> {
+        let offers = self.offers.iter().filter(|offer| offer.runs_images());
+        offers.flat_map(|it| self.types_of(it)).collect()
+    }
+
+    /// The type of a request that names none: the first real GPU's, else `CPU`.
+    #[must_use]
+    pub fn default_gpu_type(&self) -> GpuType {
+        self.gpu_types()
+            .into_iter()
+            .find(|gpu_type| *gpu_type != GpuType::cpu())
+            .unwrap_or_else(GpuType::cpu)
+    }
+
+    /// The cluster with this launcher.
+    #[must_use]
+    pub fn cluster(&self, name: &LauncherName) -> Option<&Cluster> {
+        self.offers.iter().find_map(|offer| match offer {
+            Offer::Cluster(cluster) if cluster.name == *name => Some(cluster),
+            Offer::Cluster(_) | Offer::Host { .. } => None,
+        })
+    }
+
+    fn types_of(&self, offer: &Offer) -> BTreeSet<GpuType> {
+        match offer {
+            Offer::Host { .. } => self.inventory.types(),
+            Offer::Cluster(cluster) => cluster.gpu_types.clone(),
+        }
+    }
+}
+
+/// What a session must have of its place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
+    /// A GPU of this type.
+    pub gpu_type: GpuType,
+    /// Something that runs images.
+    pub runs_images: bool,
+}
+
+/// The queues, the free GPUs and the jobs.
 #[derive(Clone, Debug, Default)]
 pub struct Floor {
-    offers: Vec<Offer>,
     jobs: BTreeMap<LauncherName, u32>,
-    queues: BTreeMap<GpuType, BTreeMap<u64, SessionId>>,
+    queues: BTreeMap<Wanted, BTreeMap<u64, SessionId>>,
     busy: BTreeMap<GpuId, SessionId>,
     free: BTreeMap<GpuType, BTreeSet<GpuId>>,
 }
 
 impl Floor {
-    /// An empty floor: all of `inventory` is free, nobody waits. `offers` is the order of
-    /// preference.
+    /// An empty floor: all GPUs of this host are free, nobody waits.
     #[must_use]
-    pub fn new(inventory: &Inventory, offers: &[Offer]) -> Self {
-        let mut floor = Self {
-            offers: offers.to_vec(),
-            ..Self::default()
-        };
-        for gpu in inventory.iter() {
+    pub fn new(places: &Places) -> Self {
+        let mut floor = Self::default();
+        for gpu in places.inventory.iter() {
             floor.release(gpu);
         }
         floor
     }
 
-    /// `session` waits for a GPU of this type.
-    pub fn join(&mut self, gpu_type: &GpuType, ticket: u64, session: SessionId) {
+    /// `session` waits for such a place.
+    pub fn join(&mut self, wanted: &Wanted, ticket: u64, session: SessionId) {
         self.queues
-            .entry(gpu_type.clone())
+            .entry(wanted.clone())
             .or_default()
             .insert(ticket, session);
     }
 
     /// The holder of `ticket` waits no longer.
-    pub fn leave(&mut self, gpu_type: &GpuType, ticket: u64) {
-        if let Some(queue) = self.queues.get_mut(gpu_type) {
+    pub fn leave(&mut self, wanted: &Wanted, ticket: u64) {
+        if let Some(queue) = self.queues.get_mut(wanted) {
             queue.remove(&ticket);
         }
     }
@@ -90,17 +146,30 @@ impl Floor {
         }
     }
 
-    /// The next session to be served and where it is put.
+    /// The next session to be served and where it is put: of those for whom there is a
+    /// place the one that came first.
     #[must_use]
-    pub fn next_match(&self, inventory: &Inventory) -> Option<(SessionId, Place)> {
-        self.queues.iter().find_map(|(gpu_type, queue)| {
-            let session = queue.values().next()?;
-            let place = self.offers.iter().find_map(|offer| match offer {
-                Offer::Host => self.free_gpu(gpu_type, inventory),
-                Offer::Cluster(cluster) => self.job_at(cluster, gpu_type),
-            })?;
-            Some((*session, place))
-        })
+    pub fn next_match(&self, places: &Places) -> Option<(SessionId, Place)> {
+        let first = |(wanted, queue): (&Wanted, &BTreeMap<u64, SessionId>)| {
+            let (ticket, session) = queue.first_key_value()?;
+            let place = self.place_for(wanted, places)?;
+            Some((*ticket, *session, place))
+        };
+        let firsts = self.queues.iter().filter_map(first);
+        let (_, session, place) = firsts.min_by_key(|(ticket, ..)| *ticket)?;
+        Some((session, place))
+    }
+
+    fn place_for(&self, wanted: &Wanted, places: &Places) -> Option<Place> {
+        let fit = |offer: &&Offer| offer.runs_images() || !wanted.runs_images;
+        places
+            .offers
+            .iter()
+            .filter(fit)
+            .find_map(|offer| match offer {
+                Offer::Host { .. } => self.free_gpu(&wanted.gpu_type, &places.inventory),
+                Offer::Cluster(cluster) => self.job_at(cluster, &wanted.gpu_type),
+            })
     }
 
     fn free_gpu(&self, gpu_type: &GpuType, inventory: &Inventory) -> Option<Place> {
@@ -117,14 +186,5 @@ impl Floor {
         (has_room && cluster.gpu_types.contains(gpu_type)).then(|| Place::Job {
             launcher: cluster.name.clone(),
         })
-    }
-
-    /// How many of a type are free and how many sessions wait for it.
-    #[must_use]
-    pub fn free_and_waiting(&self, gpu_type: &GpuType) -> (usize, usize) {
-        (
-            self.free.get(gpu_type).map_or(0, BTreeSet::len),
-            self.queues.get(gpu_type).map_or(0, BTreeMap::len),
-        )
     }
 }

@@ -48,6 +48,14 @@ pub enum Refusal {
         /// What there is.
         known: Vec<GpuType>,
     },
+    /// An image where nothing runs images.
+    #[error("Nothing here runs images on {asked}; {}", images_run_on(.known))]
+    NoImages {
+        /// The GPU type that was asked for.
+        asked: GpuType,
+        /// Those that images can have.
+        known: Vec<GpuType>,
+    },
     /// A timeout that is out of range.
     #[error("minutes must be from 1 to {max} in all; {asked} is not")]
     TimeoutOutOfRange {
@@ -62,6 +70,13 @@ pub enum Refusal {
     /// Something that only an admin's key may do.
     #[error("Only an admin's key can make keys for another user or organisation")]
     AdminOnly,
+}
+
+fn images_run_on(types: &[GpuType]) -> String {
+    if types.is_empty() {
+        return "that takes a [[launcher]] that does in the server's config".to_owned();
+    }
+    format!("they run on: {}", list(types))
 }
 
 fn list(types: &[GpuType]) -> String {

@@ -20,6 +20,7 @@ use dwell_core::limits::Limits;
 use dwell_core::machine::{AppCommand, Recipe};
 use dwell_core::metering::Span;
 use dwell_core::owner::{Principal, UserId};
+use dwell_core::placement::Places;
 use dwell_core::ports::PortPool;
 use dwell_core::pricing::{HourlyRate, Prices};
 use dwell_core::protocol::{AgentPhase, AgentStatus, ServerMessage};
@@ -358,8 +359,10 @@ fn settings() -> Settings {
     let rate = HourlyRate::from_dollars(1.10).expect("a price");
     Settings {
         limits: Limits::default(),
-        inventory: Inventory::declared([(&a10g, 1)]),
-        offers: vec![Offer::Host],
+        places: Places {
+            inventory: Inventory::declared([(&a10g, 1)]),
+            offers: vec![Offer::Host { runs_images: false }],
+        },
         prices: Prices([(a10g, rate)].into()),
         ports: PortPool::new(20_000..=20_003, 20_000),
     }

@@ -35,6 +35,7 @@ use dwell_core::key::Key;
 use dwell_core::limits::Limits;
 use dwell_core::machine::Access;
 use dwell_core::owner::{Principal, UserId};
+use dwell_core::placement::Places;
 use dwell_core::ports::PortPool;
 use dwell_core::pricing::{HourlyRate, Prices};
 use dwell_core::protocol::{AgentPhase, AgentStatus};
@@ -133,23 +134,26 @@ impl World {
         let settings = Settings {
             limits: Limits::default(),
             prices: Prices([(a10g.clone(), rate)].into()),
-            inventory: Inventory::declared([(&a10g, 2), (&GpuType::cpu(), 4)]),
-            offers: vec![Offer::Host],
+            places: Places {
+                inventory: Inventory::declared([(&a10g, 2), (&GpuType::cpu(), 4)]),
+                offers: vec![Offer::Host { runs_images: false }],
+            },
             // Port 0 is any free one.
             ports: PortPool::new(0..=0, 0),
         };
         let (admission, _) = Admission::new([7; 32]).expect("there is randomness");
         let agents = Agents::default();
         let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admission.clone());
+        let launchers = Launchers::new(Arc::new(agents.clone()), []);
         let effects = Effects::new(
-            Launchers::new(Arc::new(agents.clone()), []),
+            launchers.clone(),
             gateway.clone(),
             Switchboard::default(),
             admission.clone(),
             Access::Link,
         );
         let (limits, prices) = (settings.limits.clone(), settings.prices.clone());
-        let (gpu_types, default_gpu_type) = (settings.gpu_types(), settings.default_gpu_type());
+        let places = settings.places.clone();
         let snapshot = store.load().await.expect("a snapshot");
         let plane = ControlPlane::recover(settings, snapshot, clock::now());
         let (driver, running) = Driver::start(ready(Ok(plane)), Arc::clone(&store), effects);
@@ -165,8 +169,8 @@ impl World {
             urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080),
             default_access: Access::Link,
             limits,
-            gpu_types,
-            default_gpu_type,
+            places,
+            launchers,
             prices,
             engine: None,
         });

@@ -202,7 +202,7 @@ async fn source(
             environment: body.environment.map(|it| it.0).unwrap_or_default(),
             gpu: body
                 .gpu
-                .map_or_else(|| api.default_gpu_type.clone(), |gpu| GpuType(gpu.0)),
+                .map_or_else(|| api.places.default_gpu_type(), |gpu| GpuType(gpu.0)),
             timeout_minutes: api.limits.timeout_default_minutes,
             ready_path: ready_path(body.ready_path),
             access: body.access.map(Into::into),

@@ -106,7 +106,9 @@ impl ApiError {
             | Refusal::NotStarted
             | Refusal::TooManySessions
             | Refusal::TooMany { .. } => Self::Sentence(StatusCode::BAD_REQUEST, sentence),
-            Refusal::UnknownGpuType { .. } => Self::Misfit(Misfit::in_body("gpu", sentence)),
+            Refusal::UnknownGpuType { .. } | Refusal::NoImages { .. } => {
+                Self::Misfit(Misfit::in_body("gpu", sentence))
+            }
             Refusal::TimeoutOutOfRange { .. } => {
                 Self::Misfit(Misfit::in_body(wording.minutes_field, sentence))
             }

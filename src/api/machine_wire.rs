@@ -78,7 +78,7 @@ impl CreateMachineBody {
             environment: self.environment.map(|it| it.0).unwrap_or_default(),
             gpu: self
                 .gpu
-                .map_or_else(|| api.default_gpu_type.clone(), |gpu| GpuType(gpu.0)),
+                .map_or_else(|| api.places.default_gpu_type(), |gpu| GpuType(gpu.0)),
             timeout_minutes: or_default(self.timeout, api),
             ready_path: ready_path(self.ready_path),
             access: self.access.map(Into::into),
@@ -190,15 +190,12 @@ fn names(capabilities: Vec<Capability>) -> Vec<String> {
 }
 
 fn check_containers(api: &Api) -> Result<(), ApiError> {
-    match api.engine {
-        Some(_) => Ok(()),
-        None => Err(Misfit::in_body(
-            "image",
-            "this server runs no containers; it does with a [[launcher]] of kind \"docker\" or \
-             \"podman\" in its config",
-        )
-        .into()),
+    if !api.places.types_with_images().is_empty() {
+        return Ok(());
     }
+    let sentence = "this server runs no containers; it does with a [[launcher]] of kind \"docker\", \
+                    \"podman\" or \"kubernetes\" in its config";
+    Err(Misfit::in_body("image", sentence).into())
 }
 
 /// Tells a field that is `null` from one that is not there.

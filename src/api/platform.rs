@@ -41,9 +41,9 @@ pub(super) async fn get_gpu_pricing(
     _: Caller,
     State(api): State<Shared>,
 ) -> Result<Json<BTreeMap<String, f64>>, ApiError> {
-    let prices = api.gpu_types.iter().map(|gpu_type| {
-        let an_hour = api.prices.rate(gpu_type).0.dollars();
-        (gpu_type.0.clone(), an_hour / SECONDS_IN_AN_HOUR)
+    let prices = api.places.gpu_types().into_iter().map(|gpu_type| {
+        let an_hour = api.prices.rate(&gpu_type).0.dollars();
+        (gpu_type.0, an_hour / SECONDS_IN_AN_HOUR)
     });
     Ok(Json(prices.collect()))
 }

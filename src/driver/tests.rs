@@ -13,6 +13,7 @@ use dwell_core::key::Key;
 use dwell_core::limits::Limits;
 use dwell_core::machine::{Access, AppCommand, Machine, MachineVersion, Recipe};
 use dwell_core::owner::{Owner, Principal, UserId};
+use dwell_core::placement::Places;
 use dwell_core::ports::PortPool;
 use dwell_core::pricing::Prices;
 use dwell_core::share::Share;
@@ -157,8 +158,10 @@ fn plane() -> ControlPlane {
     let settings = Settings {
         limits: Limits::default(),
         prices: Prices::default(),
-        inventory: Inventory::declared([(&cpu, 100)]),
-        offers: vec![Offer::Host],
+        places: Places {
+            inventory: Inventory::declared([(&cpu, 100)]),
+            offers: vec![Offer::Host { runs_images: false }],
+        },
         // Port 0 is any free one, so that nothing here can be in the way.
         ports: PortPool::new(0..=0, 0),
     };

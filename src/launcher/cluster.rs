@@ -181,6 +181,15 @@ impl ClusterEngine {
         }
     }
 
+    /// Whether its jobs can run in images.
+    #[must_use]
+    pub const fn runs_images(&self) -> bool {
+        match self {
+            Self::Slurm(settings) => settings.containers.is_some(),
+            Self::Kubernetes(_) => true,
+        }
+    }
+
     /// Whether the limit on a job's time can be moved once it was given.
     #[must_use]
     pub const fn moves_time_limits(&self) -> bool {

@@ -223,7 +223,8 @@ impl ControlPlane {
             return;
         };
         let time_limit = self.job_time_limit(session);
-        let Some(cluster) = launcher_of(session).and_then(|name| self.settings.cluster(name))
+        let Some(cluster) =
+            launcher_of(session).and_then(|name| self.settings.places.cluster(name))
         else {
             return;
         };
@@ -240,7 +241,7 @@ impl ControlPlane {
     /// How long a session's job may run at most, from its start.
     pub(super) fn job_time_limit(&self, session: &Session) -> Millis {
         let moves = launcher_of(session)
-            .and_then(|name| self.settings.cluster(name))
+            .and_then(|name| self.settings.places.cluster(name))
             .is_none_or(|cluster| cluster.moves_time_limits);
         let granted = if moves {
             session.granted_ms
@@ -338,7 +339,7 @@ impl ControlPlane {
         let is_launched = session.job.is_some() || contact.launches > 0;
         let is_to_begin = matches!(session.state, State::Starting { .. }) && has_no_agent(session);
         if let Some(name) = launcher_of(session)
-            && self.settings.cluster(name).is_none()
+            && self.settings.places.cluster(name).is_none()
             && has_no_agent(session)
             && is_lost
         {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::silence::{CALL_BACK_WITHIN, Contact};
 use super::{Change, Command, ControlPlane};
-use crate::gpu::GpuType;
 use crate::id::{KeyId, MachineId, SessionId, ShareId};
 use crate::key::Key;
 use crate::machine::{Machine, MachineVersion};
 use crate::owner::Owner;
+use crate::placement::Wanted;
 use crate::session::{Place, Placement, Session, State};
 use crate::share::Share;
 use crate::time::{Moment, Timestamp};
@@ -229,11 +229,12 @@ impl ControlPlane {
 
     fn lift(&mut self, id: SessionId, footprint: Footprint) {
         match footprint.standing {
-            Standing::Waits { ticket } => self.floor.leave(&footprint.gpu_type, ticket),
+            Standing::Waits { ticket } => self.floor.leave(&footprint.wanted, ticket),
             Standing::Has(Placement { place, port }) => {
                 match place {
                     Place::Host { gpu, .. } => {
-                        self.floor.vacate(&gpu, self.settings.inventory.get(&gpu));
+                        self.floor
+                            .vacate(&gpu, self.settings.places.inventory.get(&gpu));
                     }
                     Place::Job { launcher } => self.floor.vacate_job(&launcher),
                 }
@@ -251,12 +252,14 @@ impl ControlPlane {
     fn set_down(&mut self, id: SessionId, footprint: Footprint) {
         match footprint.standing {
             Standing::Waits { ticket } => {
-                self.floor.join(&footprint.gpu_type, ticket, id);
+                self.floor.join(&footprint.wanted, ticket, id);
                 self.next_ticket = self.next_ticket.max(ticket + 1);
             }
             Standing::Has(Placement { place, port }) => {
                 match place {
-                    Place::Host { gpu, .. } => self.floor.occupy(&gpu, &footprint.gpu_type, id),
+                    Place::Host { gpu, .. } => {
+                        self.floor.occupy(&gpu, &footprint.wanted.gpu_type, id)
+                    }
                     Place::Job { launcher } => self.floor.occupy_job(&launcher),
                 }
                 self.settings.ports.take(port);
@@ -274,7 +277,7 @@ impl ControlPlane {
 struct Footprint {
     owner: Owner,
     machine_id: Option<MachineId>,
-    gpu_type: GpuType,
+    wanted: Wanted,
     standing: Standing,
 }
 
@@ -296,7 +299,10 @@ impl Footprint {
         Some(Self {
             owner: session.owner.clone(),
             machine_id: session.machine_id,
-            gpu_type: session.gpu_type.clone(),
+            wanted: Wanted {
+                gpu_type: session.gpu_type.clone(),
+                runs_images: session.recipe.container.is_some(),
+            },
             standing,
         })
     }

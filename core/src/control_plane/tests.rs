@@ -9,6 +9,8 @@ mod jobs;
 
 use super::silence::{CALL_BACK_WITHIN, ORPHAN_GONE_WITHIN};
 use super::*;
+use crate::gpu::Inventory;
+use crate::job::Offer;
 use crate::key::KeyHash;
 use crate::machine::{Access, AppCommand};
 use crate::owner::UserId;
@@ -37,8 +39,10 @@ fn settings(gpus: u32) -> Settings {
             a10g.clone(),
             HourlyRate(MicroDollars(3_600_000)),
         )])),
-        inventory: Inventory::declared([(&a10g, gpus)]),
-        offers: vec![Offer::Host],
+        places: Places {
+            inventory: Inventory::declared([(&a10g, gpus)]),
+            offers: vec![Offer::Host { runs_images: false }],
+        },
         ports: PortPool::new(20_000..=20_009, 20_000),
     }
 }

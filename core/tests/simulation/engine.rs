@@ -72,6 +72,7 @@ impl Engine {
                 name: LauncherName("slurm".into()),
                 gpu_types: nodes.iter().map(|node| node.gpu_type.clone()).collect(),
                 jobs_max,
+                runs_images: false,
                 moves_time_limits,
             },
             look_every,

@@ -18,6 +18,7 @@ use dwell_core::lease::{Exit, Terms};
 use dwell_core::limits::Limits;
 use dwell_core::machine::{Access, AppCommand, Machine, Recipe};
 use dwell_core::owner::{OrgId, Owner, Principal, UserId};
+use dwell_core::placement::Places;
 use dwell_core::ports::PortPool;
 use dwell_core::pricing::{HourlyRate, MicroDollars, Prices};
 use dwell_core::protocol::{AgentStatus, ServerMessage};

@@ -15,6 +15,7 @@ use dwell_core::key::Key;
 use dwell_core::limits::Limits;
 use dwell_core::machine::Access;
 use dwell_core::owner::{OrgId, Principal, UserId};
+use dwell_core::placement::Places;
 use dwell_core::ports::PortPool;
 use dwell_core::pricing::{HourlyRate, Prices};
 use dwell_core::protocol::{AgentPhase, AgentStatus};
@@ -93,22 +94,25 @@ impl World {
         let settings = Settings {
             limits: Limits::default(),
             prices: Prices([(a10g.clone(), HourlyRate::from_dollars(1.10).unwrap())].into()),
-            inventory: Inventory::declared([(&a10g, 2), (&GpuType::cpu(), 4)]),
-            offers: vec![Offer::Host],
+            places: Places {
+                inventory: Inventory::declared([(&a10g, 2), (&GpuType::cpu(), 4)]),
+                offers: vec![Offer::Host { runs_images: false }],
+            },
             // Port 0 is any free one, so that nothing here can be in the way.
             ports: PortPool::new(0..=0, 0),
         };
         let (admission, _) = Admission::new([7; 32]).unwrap();
         let gateway = Gateway::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admission.clone());
+        let launchers = Launchers::new(Arc::new(Nobody), []);
         let effects = Effects::new(
-            Launchers::new(Arc::new(Nobody), []),
+            launchers.clone(),
             gateway.clone(),
             Switchboard::default(),
             admission.clone(),
             Access::Link,
         );
         let (limits, prices) = (settings.limits.clone(), settings.prices.clone());
-        let (gpu_types, default_gpu_type) = (settings.gpu_types(), settings.default_gpu_type());
+        let places = settings.places.clone();
         let snapshot = store.load().await.unwrap();
         let plane = ControlPlane::recover(settings, snapshot, clock::now());
         let (driver, running) =
@@ -124,8 +128,8 @@ impl World {
                 urls: SessionUrls::ports(Scheme::Http, "gpu.test".to_owned(), 8080),
                 default_access: Access::Link,
                 limits,
-                gpu_types,
-                default_gpu_type,
+                places,
+                launchers,
                 prices,
                 engine: None,
             }),

@@ -1,7 +1,7 @@
 //! What is promised of sessions in jobs of a cluster's engine.
 
 use super::*;
-use crate::job::{JobState, Jobs};
+use crate::job::{Cluster, JobState, Jobs, Offer};
 use crate::session::Place;
 
 /// How often the engine is asked for all jobs.
@@ -21,20 +21,27 @@ fn cluster() -> Cluster {
         name: slurm(),
         gpu_types: BTreeSet::from([GpuType("A10G".into())]),
         jobs_max: None,
+        runs_images: false,
         moves_time_limits: true,
     }
 }
 
 fn settings_of(gpus: u32, offers: &[Offer]) -> Settings {
     Settings {
-        offers: offers.to_vec(),
+        places: Places {
+            offers: offers.to_vec(),
+            ..settings(gpus).places
+        },
         ..settings(gpus)
     }
 }
 
 /// A server without GPUs of its own, but with this cluster.
 fn world_with(cluster: Cluster) -> World {
-    world_of(0, &[Offer::Host, Offer::Cluster(cluster)])
+    world_of(
+        0,
+        &[Offer::Host { runs_images: false }, Offer::Cluster(cluster)],
+    )
 }
 
 fn world_of(gpus: u32, offers: &[Offer]) -> World {
@@ -654,7 +661,13 @@ fn a_job_of_no_open_session_is_cancelled_at_the_second_look_and_not_at_the_first
 
 #[test]
 fn a_job_whose_session_is_elsewhere_is_no_open_sessions() {
-    let mut world = world_of(1, &[Offer::Host, Offer::Cluster(cluster())]);
+    let mut world = world_of(
+        1,
+        &[
+            Offer::Host { runs_images: false },
+            Offer::Cluster(cluster()),
+        ],
+    );
     world.create_running(1);
     assert_eq!(world.look(&[runs()]), []);
     assert_eq!(cancelled(&world.look(&[runs()])), ["7"]);
@@ -743,10 +756,16 @@ fn a_session_is_put_where_it_is_preferred_to_be_and_there_is_room() {
     });
     let (here, there, nowhere) = (Some(false), Some(true), None);
     let any = Offer::Cluster(cluster());
-    assert_eq!(placed(&[Offer::Host, any.clone()]), [here, there, there]);
-    assert_eq!(placed(&[any, Offer::Host]), [there, there, there]);
     assert_eq!(
-        placed(&[one_job.clone(), Offer::Host]),
+        placed(&[Offer::Host { runs_images: false }, any.clone()]),
+        [here, there, there]
+    );
+    assert_eq!(
+        placed(&[any, Offer::Host { runs_images: false }]),
+        [there, there, there]
+    );
+    assert_eq!(
+        placed(&[one_job.clone(), Offer::Host { runs_images: false }]),
         [there, here, nowhere]
     );
     assert_eq!(placed(&[one_job]), [there, nowhere, nowhere]);
@@ -754,7 +773,10 @@ fn a_session_is_put_where_it_is_preferred_to_be_and_there_is_room() {
         gpu_types: BTreeSet::from([GpuType("H100".into())]),
         ..cluster()
     });
-    assert_eq!(placed(&[other_type, Offer::Host]), [here, nowhere, nowhere]);
+    assert_eq!(
+        placed(&[other_type, Offer::Host { runs_images: false }]),
+        [here, nowhere, nowhere]
+    );
 }
 
 #[test]
@@ -843,7 +865,7 @@ fn no_step_of_the_servers_clock_ends_a_session_before_its_lease() {
 
 #[test]
 fn a_session_whose_cluster_is_configured_no_more_ends_by_its_lease_or_for_want_of_an_agent() {
-    let without = || settings_of(1, &[Offer::Host]);
+    let without = || settings_of(1, &[Offer::Host { runs_images: false }]);
     // One whose agent speaks goes on.
     let mut world = world_with(cluster());
     world.create_running_job();
@@ -1005,4 +1027,47 @@ fn nothing_is_begun_for_a_session_that_is_to_end_or_has_ended() {
     world.look_after(LOOK_EVERY, &[job("7", JobState::Ended, "CANCELLED")]);
     assert!(!world.stored(1).is_open());
     assert_eq!(world.asks("first"), [ServerMessage::Forget]);
+}
+
+// --- Images -----------------------------------------------------------------
+
+fn in_image() -> Source {
+    let container = crate::machine::Container {
+        image: "app:1".into(),
+        read_only: false,
+        capabilities: Vec::new(),
+    };
+    Source::Recipe(Box::new(Recipe {
+        container: Some(container),
+        ..recipe()
+    }))
+}
+
+#[test]
+fn a_session_in_an_image_goes_where_images_run_and_holds_up_nobody_else() {
+    let runs_images = |runs_images| Offer::Host { runs_images };
+    let cluster = |runs_images| {
+        Offer::Cluster(Cluster {
+            jobs_max: Some(1),
+            runs_images,
+            ..cluster()
+        })
+    };
+    let mut world = world_of(1, &[runs_images(false), cluster(true)]);
+    for number in 1..=3 {
+        world.create(number, in_image()).unwrap();
+    }
+    // The second and the third wait for the cluster; the host's GPU is no use to them.
+    world.create(4, Source::Recipe(Box::new(recipe()))).unwrap();
+    world.commit();
+    let is_placed = |number| !matches!(world.stored(number).state, State::Queued { .. });
+    assert_eq!([1, 2, 3, 4].map(is_placed), [true, false, false, true]);
+
+    let mut world = world_of(1, &[runs_images(false), cluster(false)]);
+    let refused = world.create(1, in_image()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "Nothing here runs images on A10G; that takes a [[launcher]] that does in the server's \
+         config"
+    );
 }

@@ -9,8 +9,10 @@ impl World {
         let settings = Settings {
             limits: LIMITS,
             prices: Prices([(a10g, HourlyRate(MicroDollars(1_100_000)))].into()),
-            inventory: self.inventory.clone(),
-            offers: self.offers(),
+            places: Places {
+                inventory: self.inventory.clone(),
+                offers: self.offers(),
+            },
             ports: PortPool::new(PORTS, self.random.u16(PORTS)),
         };
         let snapshot = Snapshot {
@@ -44,7 +46,10 @@ impl World {
     fn offers(&self) -> Vec<Offer> {
         let cluster = self.engine.as_ref().map(|it| it.cluster.clone());
         let cluster = cluster.map(Offer::Cluster);
-        let mut offers: Vec<_> = [Offer::Host].into_iter().chain(cluster).collect();
+        let mut offers: Vec<_> = [Offer::Host { runs_images: false }]
+            .into_iter()
+            .chain(cluster)
+            .collect();
         if self.cluster_comes_first {
             offers.reverse();
         }
