@@ -250,13 +250,17 @@ impl World {
         self.with_site(post, Site::settle);
     }
 
-    /// An agent in a job is the one that begins.
-    pub(super) fn agent_begins(&mut self, post: Post) {
+    /// An agent in a job that asks is told whether it is the one that begins.
+    pub(super) fn agent_is_answered(&mut self, post: Post, message: &ServerMessage) {
         let Some(site) = self.sites.get(&post).filter(|site| site.asks()) else {
             return;
         };
-        self.start_agent(post, site.terms, true, false);
-        self.with_site(post, Site::settle);
+        if *message == ServerMessage::Begin {
+            self.start_agent(post, site.terms, true, false);
+            self.with_site(post, Site::settle);
+        } else {
+            self.say(&format!("an agent is not to begin: {post}"));
+        }
     }
 
     /// Its agent and its processes may be gone.
