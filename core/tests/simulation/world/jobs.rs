@@ -443,9 +443,13 @@ impl World {
         if self.away.contains(gpu) {
             return self.at(10_000, Event::NodeReturns(gpu.clone()));
         }
-        let is_used = |site: &Site| site.gpu == *gpu && site.tree.is_some();
-        if self.sites.values().any(is_used) {
-            for post in self.sites_on(gpu) {
+        let is_left = |site: &Site| site.agent.is_some() || site.tree.is_some();
+        let posts = self.sites_on(gpu);
+        if posts
+            .iter()
+            .any(|post| self.sites.get(post).is_some_and(is_left))
+        {
+            for post in posts {
                 self.kill_if_alive(post);
             }
             return self.at(ORPHAN_MS, Event::NodeReturns(gpu.clone()));
