@@ -425,13 +425,7 @@ impl ControlPlane {
         if let AgentPhase::Asks { agent } = &status.phase {
             return self.asked_to_begin(session, agent, now);
         }
-        if let Some(contact) = self.contacts.get_mut(&id) {
-            contact.last_heard = now.monotonic;
-            contact.may_have_begun = true;
-            contact.started_since = false;
-            contact.nobody_there = None;
-            contact.hung_up = false;
-        }
+        self.is_heard_of(id, now);
         let free_since = session
             .placement()
             .and_then(|placement| self.gpu_free_since.get(placement.gpu()?))
@@ -476,9 +470,7 @@ impl ControlPlane {
             .as_ref()
             .is_none_or(|begun_by| begun_by == agent);
         let message = if is_starting && is_the_one {
-            if let Some(contact) = self.contacts.get_mut(&id) {
-                contact.last_heard = now.monotonic;
-            }
+            self.is_heard_of(id, now);
             session.begun_by = Some(agent.to_owned());
             self.put(session);
             ServerMessage::Begin

@@ -365,9 +365,9 @@ impl ControlPlane {
     }
 }
 
-/// Was no agent of it ever heard of?
+/// Has no agent of it begun, or been given leave to?
 fn has_no_agent(session: &Session) -> bool {
-    session.gpu_event.start().is_none()
+    session.gpu_event.start().is_none() && session.begun_by.is_none()
 }
 
 fn launcher_of(session: &Session) -> Option<&LauncherName> {

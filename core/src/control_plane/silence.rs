@@ -34,6 +34,16 @@ pub(super) struct Contact {
 }
 
 impl ControlPlane {
+    pub(super) fn is_heard_of(&mut self, id: SessionId, now: Moment) {
+        if let Some(contact) = self.contacts.get_mut(&id) {
+            contact.last_heard = now.monotonic;
+            contact.may_have_begun = true;
+            contact.started_since = false;
+            contact.nobody_there = None;
+            contact.hung_up = false;
+        }
+    }
+
     /// An agent's connection broke. If it does not call again soon, another agent
     /// is sent to see.
     pub fn hung_up(&mut self, id: SessionId, now: Moment) {

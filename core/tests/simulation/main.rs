@@ -185,6 +185,8 @@ fn the_schedules_reach_what_they_are_for() {
         "a job is there already",
         "a dead server's job comes",
         "a job is refused",
+        "an agent asks whether it is to begin",
+        "an agent is not to begin",
         "what became of a job is lost",
         "an unknown word for job",
         "a word about job",

@@ -471,9 +471,7 @@ impl World {
             }
             Event::ToServer(post, status) => self.server_hears(post, &status),
             Event::ToAgent(post, message) => {
-                if message == ServerMessage::Begin {
-                    self.agent_begins(post);
-                }
+                self.agent_is_answered(post, &message);
                 self.with_site(post, |site, now| site.hear(&message, now));
                 self.check(invariants::nothing_told_is_taken_back(self, post));
             }

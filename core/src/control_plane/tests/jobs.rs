@@ -1019,6 +1019,39 @@ fn of_all_agents_that_an_engine_starts_for_a_session_one_begins() {
 }
 
 #[test]
+fn an_agent_that_has_leave_to_begin_may_have_begun() {
+    let Limits { lost_after, .. } = Limits::default();
+    let begun = || {
+        let mut world = world_with(cluster());
+        world.create_pending();
+        world.look(&[runs()]);
+        world.asks("first");
+        world
+    };
+    // Its engine gives up its node: it speaks, and goes on.
+    let mut world = begun();
+    world.look_after(LOOK_EVERY, &[failed()]);
+    world.heard(1, &running(4_000, 0, 15));
+    assert!(matches!(world.stored(1).state, State::Running { .. }));
+    // It is cut off, while its job runs: its lease ends it.
+    let mut world = begun();
+    world.look_after(lost_after, &[runs()]);
+    assert!(matches!(world.stored(1).state, State::Starting { .. }));
+    assert!(ends_after(&mut world, LONGEST_LEASE.plus(Millis(180_000))).is_some());
+    // It died before it could say anything.
+    let mut world = begun();
+    world.look_after(lost_after, &[failed()]);
+    assert_eq!(world.error(), "slurm ended its job: NODE_FAIL");
+    // Whatever becomes of what is known of its job, no second is asked for.
+    let mut world = world_with(cluster());
+    world.create_plain(1);
+    world.launched(1, LaunchOutcome::Unclear("timed out".into()));
+    world.asks("first");
+    assert_eq!(launched(&world.look_after(LOOK_EVERY, &[])), []);
+    assert_eq!(launched(&world.after(lost_after)), []);
+}
+
+#[test]
 fn nothing_is_begun_for_a_session_that_is_to_end_or_has_ended() {
     let mut world = world_with(cluster());
     world.create_pending();

@@ -250,13 +250,17 @@ impl World {
         self.with_site(post, Site::settle);
     }
 
-    /// An agent in a job is the one that begins.
-    pub(super) fn agent_begins(&mut self, post: Post) {
+    /// An agent in a job that asks is told whether it is the one that begins.
+    pub(super) fn agent_is_answered(&mut self, post: Post, message: &ServerMessage) {
         let Some(site) = self.sites.get(&post).filter(|site| site.asks()) else {
             return;
         };
-        self.start_agent(post, site.terms, true, false);
-        self.with_site(post, Site::settle);
+        if *message == ServerMessage::Begin {
+            self.start_agent(post, site.terms, true, false);
+            self.with_site(post, Site::settle);
+        } else {
+            self.say(&format!("an agent is not to begin: {post}"));
+        }
     }
 
     /// Its agent and its processes may be gone.
@@ -439,9 +443,13 @@ impl World {
         if self.away.contains(gpu) {
             return self.at(10_000, Event::NodeReturns(gpu.clone()));
         }
-        let is_used = |site: &Site| site.gpu == *gpu && site.tree.is_some();
-        if self.sites.values().any(is_used) {
-            for post in self.sites_on(gpu) {
+        let is_left = |site: &Site| site.agent.is_some() || site.tree.is_some();
+        let posts = self.sites_on(gpu);
+        if posts
+            .iter()
+            .any(|post| self.sites.get(post).is_some_and(is_left))
+        {
+            for post in posts {
                 self.kill_if_alive(post);
             }
             return self.at(ORPHAN_MS, Event::NodeReturns(gpu.clone()));
