@@ -11,6 +11,7 @@ mod docs;
 mod error;
 mod extract;
 mod fields;
+mod gpus;
 mod logs;
 mod machine_wire;
 mod machines;
@@ -138,6 +139,8 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(machines::rollback_machine))
         // GET /platform/gpu-pricing
         .routes(routes!(platform::get_gpu_pricing))
+        // GET /platform/gpus
+        .routes(routes!(gpus::list_gpus))
         // GET /platform/usage-details
         .routes(routes!(platform::get_usage_details))
         // GET /platform/usage

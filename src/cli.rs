@@ -4,6 +4,7 @@
 mod args;
 mod doctor;
 mod follow;
+mod gpus;
 mod interrupts;
 mod keys;
 mod machines;
@@ -55,6 +56,7 @@ enum Command {
     Stop(sessions::StopArgs),
     Share(share::ShareArgs),
     Usage(usage::UsageArgs),
+    Gpus(gpus::GpusArgs),
     Machines(machines::MachinesArgs),
     Keys(keys::KeysArgs),
     Store(store::StoreArgs),
@@ -114,6 +116,7 @@ async fn obey(command: Command) -> Result<(), Failure> {
         Command::Stop(args) => sessions::stop(args).await,
         Command::Share(args) => share::share(args).await,
         Command::Usage(args) => usage::usage(args).await,
+        Command::Gpus(args) => gpus::gpus(args).await,
         Command::Machines(args) => machines::machines(args).await,
         Command::Keys(args) => keys::keys(args).await,
         Command::Store(args) => store::store(args).await,

@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use find::Found;
 use logs::LogStream;
 use wire::{
-    Created, Document, KeyCreated, KeyRow, MachineRow, MachineSpec, NewKey, NewSession, NewShare,
-    Session, SessionToken, ShareCreated, ShareRow, Usage, VersionRow,
+    Created, Document, GpuStanding, KeyCreated, KeyRow, MachineRow, MachineSpec, NewKey,
+    NewSession, NewShare, Session, SessionToken, ShareCreated, ShareRow, Usage, VersionRow,
 };
 
 type Http = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -368,6 +368,14 @@ impl Client {
             .collect();
         self.get(&format!("/platform/usage?{}", query.join("&")))
             .await
+    }
+
+    /// What there is of each GPU type, and where.
+    ///
+    /// # Errors
+    /// As the API refuses it.
+    pub async fn gpus(&self) -> Result<Answer<Vec<GpuStanding>>, ClientError> {
+        self.get("/platform/gpus").await
     }
 
     /// The server's version, as its own description of itself says.

@@ -199,6 +199,12 @@ impl Driver {
         self.live.watch(id)
     }
 
+    /// All open sessions, each as it was committed last.
+    #[must_use]
+    pub fn open_sessions(&self) -> Vec<Arc<Session>> {
+        self.live.all()
+    }
+
     /// An agent says where its session stands.
     pub async fn heard(&self, session: SessionId, status: AgentStatus) {
         let _ = self.inbox.send(Input::Heard(session, status)).await;

@@ -141,7 +141,10 @@ async fn until_end(
                     .map(|position| format!(", position {position}"))
                     .unwrap_or_default();
                 let gpu = &session.gpu;
-                progress.show(&format!("queued for {gpu}{position}"), &elapsed);
+                let place = session.job.as_ref().map_or(position, |job| {
+                    format!(" at {}: {}", job.launcher, job.words())
+                });
+                progress.show(&format!("queued for {gpu}{place}"), &elapsed);
                 SOON
             }
             Status::Starting => {

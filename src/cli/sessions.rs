@@ -11,7 +11,7 @@ use super::follow::{end_sentence, time_left};
 use super::output::{Failure, ago, dollars, note, pairs, plain, print, rough, short_ids, table};
 use super::resolve::{self, Among};
 use crate::client::logs::LogEvent;
-use crate::client::wire::{MachineRow, Session, Status};
+use crate::client::wire::{Job, MachineRow, Session, Status};
 use crate::client::{Client, ClientError};
 use crate::clock;
 use crate::session_log::{LogLevel, LogLine};
@@ -246,7 +246,30 @@ pub async fn show(args: ShowArgs) -> Result<(), Failure> {
         ("ended", at(session.ended_at)),
         ("why", ended.then(|| end_sentence(&session))),
         ("cost", session.cost.map(dollars)),
-    ]))
+        ("job", session.job.as_ref().map(job_name)),
+        (
+            "expected",
+            at(session.job.as_ref().and_then(|job| job.starts_at)),
+        ),
+    ]))?;
+    match &session.job {
+        Some(job) => print(&timeline(job)),
+        None => Ok(()),
+    }
+}
+
+/// `slurm 4711`.
+fn job_name(job: &Job) -> String {
+    format!("{} {}", job.launcher, job.id)
+}
+
+/// What its engine said of a job, each word with its moment.
+fn timeline(job: &Job) -> String {
+    let rows = job.timeline.iter().map(|said| {
+        let at = said.at.map(clock::rfc3339).unwrap_or_default();
+        [at, said.words.clone()]
+    });
+    table(["WHEN", "WHAT ITS ENGINE SAID"], rows)
 }
 
 /// Show a session's log.

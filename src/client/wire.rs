@@ -99,7 +99,38 @@ pub struct Session {
     pub end_reason: Option<String>,
     pub error: Option<String>,
     pub queue_position: Option<u32>,
+    pub job: Option<Job>,
     pub cost: Option<f64>,
+}
+
+/// What a cluster's engine runs for a session.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in the API's Job")]
+pub struct Job {
+    pub launcher: String,
+    pub id: String,
+    #[serde(deserialize_with = "moment")]
+    pub starts_at: Option<Timestamp>,
+    pub timeline: Vec<Said>,
+}
+
+/// Something that an engine said of a job.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in the API's Said")]
+pub struct Said {
+    #[serde(deserialize_with = "moment")]
+    pub at: Option<Timestamp>,
+    pub words: String,
+}
+
+impl Job {
+    /// The last of its engine's words.
+    #[must_use]
+    pub fn words(&self) -> &str {
+        self.timeline.last().map_or("", |said| &said.words)
+    }
 }
 
 /// What a machine is, or is to be; what is `None` is not said.
@@ -285,6 +316,31 @@ pub struct UsageRow {
     pub usage_in_sec: f64,
     /// What that cost, in dollars.
     pub cost: f64,
+}
+
+/// What there is of a GPU type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct GpuStanding {
+    /// The type.
+    pub gpu: String,
+    /// Sessions in the server's own queue.
+    pub queued: usize,
+    /// At each launcher that has some.
+    pub launchers: Vec<GpuPlace>,
+}
+
+/// What a launcher has of a GPU type, as far as it tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is what it is in the API's GpuPlace")]
+pub struct GpuPlace {
+    pub launcher: String,
+    pub total: Option<u32>,
+    pub free: Option<u32>,
+    pub waiting: Option<u32>,
+    pub sessions: usize,
+    pub error: Option<String>,
 }
 
 /// What a server says of itself.

@@ -43,6 +43,14 @@ impl Live {
         sessions.keys().copied().collect()
     }
 
+    /// All that are shown.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = |watched: &watch::Sender<Arc<Session>>| Arc::clone(&watched.borrow());
+        sessions.values().map(latest).collect()
+    }
+
     /// One open session from now on.
     #[must_use]
     pub fn watch(&self, id: SessionId) -> Option<watch::Receiver<Arc<Session>>> {
