@@ -15,8 +15,6 @@ use crate::promise::Promise;
 
 /// After its agent is killed a tree is gone within this.
 pub const ORPHAN_MS: u64 = 2_000;
-/// One that is not answered whether it is to begin gives up after this.
-pub const ASKS_FOR_MS: u64 = 60_000;
 /// An agent that nobody hears gives up after this; its journal stays.
 const REPORT_FOR_MS: u64 = 60_000;
 
@@ -128,7 +126,7 @@ struct Missed {
 #[derive(Debug)]
 pub enum Mind {
     /// In a job, where it may not be the only one: asks whether it is to begin.
-    Asks { gives_up_at: u64 },
+    Asks { since: u64 },
     /// Keeps its session's lease.
     Keeps(Box<Lease>),
     /// Waits for what an earlier agent left to be gone; then this is told.
@@ -182,9 +180,7 @@ impl Site {
         self.incarnations += 1;
         self.agent = Some(Agent {
             incarnation: self.incarnations,
-            mind: Mind::Asks {
-                gives_up_at: now + ASKS_FOR_MS,
-            },
+            mind: Mind::Asks { since: now },
             wakes_at: None,
             is_paused: false,
             missed: None,
@@ -198,6 +194,11 @@ impl Site {
 
     /// A launcher starts an agent, or one in a job begins. Says whether it starts the app too.
     pub fn start_agent(&mut self, terms: Terms, may_begin: bool, now: u64) -> bool {
+        // What it asked for is its own time, and its GPU's.
+        let now = match self.agent.as_ref().map(|agent| &agent.mind) {
+            Some(Mind::Asks { since }) => *since,
+            _ => now,
+        };
         let begins = self.journal.is_none() && may_begin;
         let mind = match &self.journal {
             None if may_begin => {
@@ -408,8 +409,8 @@ impl Site {
     /// What the agent would tell the server now.
     pub fn status(&self, now: u64) -> Option<AgentStatus> {
         match &self.agent.as_ref()?.mind {
-            Mind::Asks { .. } => Some(AgentStatus {
-                held_ms: Millis::ZERO,
+            Mind::Asks { since } => Some(AgentStatus {
+                held_ms: Millis(now - since),
                 granted_ms: self.terms.granted_ms,
                 phase: AgentPhase::Asks {
                     agent: self.gpu.0.clone() + &self.clock_base.to_string(),
@@ -428,7 +429,8 @@ impl Site {
         let at = match &agent.mind {
             Mind::Keeps(lease) => lease.deadline()?.0.saturating_sub(clock_base),
             Mind::CleansUp { .. } => return None,
-            Mind::Asks { gives_up_at } | Mind::Tells { gives_up_at, .. } => *gives_up_at,
+            Mind::Asks { since } => since + self.terms.start_limit_ms.0,
+            Mind::Tells { gives_up_at, .. } => *gives_up_at,
         };
         is_sooner(&mut agent.wakes_at, at)
     }
@@ -480,12 +482,12 @@ impl Site {
             agent.wakes_at = None;
         }
         self.with_lease(now, |lease, clock| lease.advance(clock));
-        if let Some(Agent {
-            mind: Mind::Asks { gives_up_at } | Mind::Tells { gives_up_at, .. },
-            ..
-        }) = &self.agent
-            && *gives_up_at <= now
-        {
+        let gives_up_at = match self.agent.as_ref().map(|agent| &agent.mind) {
+            Some(Mind::Asks { since }) => since + self.terms.start_limit_ms.0,
+            Some(Mind::Tells { gives_up_at, .. }) => *gives_up_at,
+            _ => return,
+        };
+        if gives_up_at <= now {
             self.agent = None;
         }
     }

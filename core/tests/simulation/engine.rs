@@ -11,8 +11,6 @@ use dwell_core::time::{Millis, Timestamp};
 /// What a node takes at most to have all that a job needs.
 pub const BOOT_MS: u64 = 30_000;
 
-const MINUTE_MS: u64 = 60_000;
-
 /// An engine and its nodes, each with one GPU.
 #[derive(Debug)]
 pub struct Engine {
@@ -22,6 +20,8 @@ pub struct Engine {
     pub jobs: BTreeMap<u32, EngineJob>,
     pub last_job: u32,
     pub unreachable_until: u64,
+    /// It counts in this, rounding up, and ends jobs late by half of it at most.
+    pub grain_ms: u64,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,12 @@ pub enum Stage {
 }
 
 impl Engine {
-    pub fn new(moves_time_limits: bool, jobs_max: Option<u32>, look_every: u64) -> Self {
+    pub fn new(
+        moves_time_limits: bool,
+        jobs_max: Option<u32>,
+        look_every: u64,
+        grain_ms: u64,
+    ) -> Self {
         let types = [("n1", "A10G"), ("n2", "A10G"), ("n3", "H100")];
         let node = |(name, gpu_type): (&str, &str)| Node {
             gpu: GpuId(name.into()),
@@ -80,6 +85,7 @@ impl Engine {
             jobs: BTreeMap::new(),
             last_job: 0,
             unreachable_until: 0,
+            grain_ms,
         }
     }
 
@@ -94,7 +100,7 @@ impl Engine {
             session: launch.session,
             stage: Stage::Waits,
             why: String::new(),
-            time_limit: in_minutes(launch.time_limit),
+            time_limit: self.rounded(launch.time_limit),
             launch,
             node: None,
             started_at: 0,
@@ -138,6 +144,10 @@ impl Engine {
         jobs.filter(move |(_, job)| job.session == session && job.stage != Stage::Over)
     }
 
+    pub fn rounded(&self, span: Millis) -> Millis {
+        Millis(span.0.div_ceil(self.grain_ms) * self.grain_ms)
+    }
+
     /// Has the engine given up this job, or forgotten it?
     pub fn is_over(&self, job: u32) -> bool {
         let job = self.jobs.get(&job);
@@ -149,10 +159,6 @@ impl EngineJob {
     /// When the engine ends it, if it is not over before.
     pub fn limit_at(&self) -> u64 {
         self.started_at + self.time_limit.0 + self.suspended_ms
-    }
-
-    pub fn move_limit(&mut self, to: Millis) {
-        self.time_limit = in_minutes(to);
     }
 
     /// What the engine says of it. Its estimates jitter.
@@ -172,11 +178,6 @@ impl EngineJob {
             time_limit: Some(self.time_limit),
         }
     }
-}
-
-/// An engine counts in minutes and rounds up.
-fn in_minutes(span: Millis) -> Millis {
-    Millis(span.0.div_ceil(MINUTE_MS) * MINUTE_MS)
 }
 
 /// The number of a job that we know by this id.

@@ -21,7 +21,7 @@ use dwell_core::owner::{OrgId, Owner, Principal, UserId};
 use dwell_core::placement::Places;
 use dwell_core::ports::PortPool;
 use dwell_core::pricing::{HourlyRate, MicroDollars, Prices};
-use dwell_core::protocol::{AgentStatus, ServerMessage};
+use dwell_core::protocol::{AgentPhase, AgentStatus, ServerMessage};
 use dwell_core::refusal::Refusal;
 use dwell_core::session::{Ending, Session, State};
 use dwell_core::share::{Scope, Share, Visit};
@@ -273,7 +273,9 @@ impl World {
         let engine = random.bool().then(|| {
             let jobs_max = [None, Some(1), Some(4)][random.usize(0..3)];
             let look_every = [5_000, 20_000][random.usize(0..2)];
-            Engine::new(random.bool(), jobs_max, look_every)
+            // As Slurm does it, and Kubernetes.
+            let grain_ms = [60_000, 1_000][random.usize(0..2)];
+            Engine::new(random.bool(), jobs_max, look_every, grain_ms)
         });
         let gpus = if engine.is_some() { 1 } else { 3 };
         let cluster_comes_first = random.bool();
@@ -471,7 +473,9 @@ impl World {
             }
             Event::ToServer(post, status) => self.server_hears(post, &status),
             Event::ToAgent(post, message) => {
-                self.agent_is_answered(post, &message);
+                if post.job.is_some() {
+                    self.agent_is_answered(post, &message);
+                }
                 self.with_site(post, |site, now| site.hear(&message, now));
                 self.check(invariants::nothing_told_is_taken_back(self, post));
             }

@@ -171,10 +171,11 @@ impl World {
         if engine.unreachable_until > now {
             return;
         }
+        let time_limit = time_limit.map(|limit| engine.rounded(limit));
         match (time_limit, engine.jobs.get_mut(&number)) {
             (None, Some(_)) => self.end_job(number, "CANCELLED"),
             (Some(limit), Some(job)) if job.stage != Stage::Over => {
-                job.move_limit(limit);
+                job.time_limit = limit;
                 self.say(&format!("job {number} may run for {limit}"));
                 self.watch_limit(number);
             }
@@ -211,7 +212,8 @@ impl World {
     }
 
     fn watch_limit(&mut self, number: u32) {
-        let late = self.random.u64(0..30_000);
+        let grain_ms = self.engine.as_ref().map_or(2, |engine| engine.grain_ms);
+        let late = self.random.u64(0..grain_ms / 2);
         if let Some(job) = self.engine.as_ref().and_then(|it| it.jobs.get(&number))
             && job.stage == Stage::Runs
         {
@@ -252,6 +254,8 @@ impl World {
 
     /// An agent in a job that asks is told whether it is the one that begins.
     pub(super) fn agent_is_answered(&mut self, post: Post, message: &ServerMessage) {
+        // One that stood still meanwhile may be too late.
+        self.with_site(post, Site::advance);
         let Some(site) = self.sites.get(&post).filter(|site| site.asks()) else {
             return;
         };
@@ -489,7 +493,9 @@ impl World {
         let Some(engine) = &mut self.engine else {
             return;
         };
-        let Some(number) = engine.on_node(gpu) else {
+        let there = engine.on_node(gpu);
+        self.at(1, Event::EngineSchedules);
+        let (Some(number), Some(engine)) = (there, &mut self.engine) else {
             return;
         };
         if let Some(job) = engine.jobs.get_mut(&number)
@@ -500,7 +506,6 @@ impl World {
             self.watch_limit(number);
         }
         self.at(1, Event::JobKill(number));
-        self.at(1, Event::EngineSchedules);
     }
 
     fn engine_loses_its_state(&mut self) {

@@ -163,8 +163,11 @@ impl World {
         let heard = self.serve(|plane, now| plane.heard(id, status, now));
         if heard.is_some() {
             self.last_heard.insert(id, self.now);
-            let proven = self.proven.entry(id).or_default();
-            *proven = status.held_ms.max(*proven);
+            // One that asks need not be the one whose GPU it is about.
+            if !matches!(status.phase, AgentPhase::Asks { .. }) {
+                let proven = self.proven.entry(id).or_default();
+                *proven = status.held_ms.max(*proven);
+            }
         }
     }
 
