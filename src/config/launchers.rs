@@ -33,6 +33,9 @@ pub struct ClusterConfig {
     pub engine: ClusterEngine,
 }
 
+/// What the launcher of this host is called.
+const HOST: &str = "local";
+
 /// Which launcher a table is about.
 enum Kind {
     Local,
@@ -65,9 +68,12 @@ impl LaunchersSay {
             match kind {
                 Kind::Kubernetes => {
                     let this = cluster(&mut launcher, "kubernetes", here, kubernetes)?;
-                    says.put_in_cluster(this);
+                    says.put_in_cluster(this, &launcher)?;
                 }
-                Kind::Slurm => says.put_in_cluster(cluster(&mut launcher, "slurm", here, slurm)?),
+                Kind::Slurm => {
+                    let this = cluster(&mut launcher, "slurm", here, slurm)?;
+                    says.put_in_cluster(this, &launcher)?;
+                }
                 Kind::Engine(socket) => {
                     let this = engine(&mut launcher, socket)?;
                     if engine_settings.replace(this).is_some() {
@@ -96,8 +102,22 @@ impl LaunchersSay {
         Ok(says)
     }
 
-    fn put_in_cluster(&mut self, cluster: ClusterConfig) {
+    fn put_in_cluster(
+        &mut self,
+        cluster: ClusterConfig,
+        table: &Table<'_>,
+    ) -> Result<(), ConfigError> {
+        let name = &cluster.settings.name;
+        let is_there = |place: &PlaceConfig| match place {
+            PlaceConfig::Host => false,
+            PlaceConfig::Cluster(other) => other.settings.name == *name,
+        };
+        if name.0 == HOST || self.places.iter().any(is_there) {
+            let sentence = format!("there is a launcher \"{name}\" already; name this another");
+            return Err(table.error(&sentence));
+        }
         self.places.push(PlaceConfig::Cluster(Box::new(cluster)));
+        Ok(())
     }
 
     fn put_on_host(&mut self) {

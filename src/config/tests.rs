@@ -92,11 +92,70 @@ fn a_value_that_does_not_fit_is_refused_by_line_key_and_value() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_refused_with_a_sentence() {
-    assert_eq!(
-        refusal("[[launcher]]\nkind = \"slurm\"\npartition = \"gpu\""),
-        "dwell.toml:2: launcher.kind: \"slurm\" is not there yet; use \"local\" or \"docker\", or no [[launcher]] at all"
+fn clusters_are_asked_in_the_order_of_the_file_and_this_host_if_it_is_named() {
+    const SLURM: &str = "[[launcher]]\nkind = \"slurm\"\npartition = \"gpu\"\n\
+                         gpus = { A10G = \"gpu:a10g\" }\n";
+    const KUBERNETES: &str = "[[launcher]]\nkind = \"kubernetes\"\nimage = \"app:1\"\n\
+                              gpus = { L4 = \"nvidia.com/gpu\" }\n\
+                              [launcher.pod.spec]\ntolerations = [{ key = \"gpu\" }]\n";
+    let names = |text: &str| -> Vec<String> {
+        let places = read(text).unwrap().places;
+        let name = |place: &PlaceConfig| match place {
+            PlaceConfig::Host => "host".to_owned(),
+            PlaceConfig::Cluster(cluster) => cluster.settings.name.0.clone(),
+        };
+        places.iter().map(name).collect()
+    };
+    assert_eq!(names(""), ["host"]);
+    assert_eq!(names(SLURM), ["slurm"]);
+    let local = "[[launcher]]\nkind = \"local\"\n";
+    let docker = "[[launcher]]\nkind = \"docker\"\n";
+    let all = [local, SLURM, docker, KUBERNETES].concat();
+    assert_eq!(names(&all), ["host", "slurm", "kubernetes"]);
+    let again = [SLURM, SLURM].concat();
+    let twice = refusal(&again);
+    assert!(
+        twice.contains("there is a launcher \"slurm\" already"),
+        "{twice}"
     );
+    assert_eq!(
+        names(
+            &[
+                SLURM,
+                "[[launcher]]\nname = \"far\"",
+                &SLURM["[[launcher]]".len()..]
+            ]
+            .concat()
+        ),
+        ["slurm", "far"]
+    );
+    for (line, says) in [
+        ("gpus = {}", "must say which types of GPU"),
+        ("gpus = { A10G = \"\" }", "must be the engine's word"),
+        (
+            "name = \"a b\"",
+            "is no name of letters, digits and hyphens",
+        ),
+        ("server_url = \"gpu\"", "is no server's address"),
+        ("server_certificate = \"missing.pem\"", "cannot be read"),
+        (
+            "containers = \"docker\"",
+            "is neither \"pyxis\" nor \"apptainer\"",
+        ),
+        ("partitions = \"a\"", "did you mean \"partition\"?"),
+    ] {
+        let gpus = if line.starts_with("gpus") {
+            ""
+        } else {
+            "gpus = { A = \"b\" }\n"
+        };
+        let sentence = refusal(&format!("[[launcher]]\nkind = \"slurm\"\n{gpus}{line}\n"));
+        assert!(sentence.contains(says), "{line}: {sentence}");
+    }
+}
+
+#[test]
+fn a_container_engine_that_is_wrong_is_refused_with_a_sentence() {
     let engine = |line: &str| format!("[[launcher]]\nkind = \"docker\"\n{line}\n");
     for (line, says) in [
         ("host = \"tcp://gpu:2375\"", "is no socket of this host"),
