@@ -154,9 +154,9 @@ impl Gate {
 
     /// The successor's answer, and the end of this connection: the next one is made
     /// to the successor itself.
-    async fn pass_on(&self, mut request: Request, to: SocketAddr) -> Response {
+    async fn hand_over(&self, mut request: Request, to: SocketAddr) -> Response {
         request.headers_mut().remove(CONNECTION);
-        match self.peers.pass_on(request, &format!("http://{to}")).await {
+        match self.peers.hand_over(request, &format!("http://{to}")).await {
             None => unavailable("The server was replaced by another; ask again").into_response(),
             Some(Ok(response)) => {
                 let mut response = response.into_response();
@@ -242,7 +242,7 @@ fn only_looks(method: &Method) -> bool {
 /// The layer that has each request pass the gate.
 pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     match gate.enter().await {
-        Err(successor) => gate.pass_on(request, successor).await,
+        Err(successor) => gate.hand_over(request, successor).await,
         Ok(_busy) if only_looks(request.method()) || *gate.role.borrow() == Role::Leads => {
             next.run(request).await
         }
@@ -294,6 +294,32 @@ mod tests {
         let successor = (Ipv4Addr::LOCALHOST, 7).into();
         gate.lead_to(successor);
         assert_eq!(entering.await.unwrap(), Some(successor));
+    }
+
+    /// Which may pass it on: it need not be the one that decides.
+    #[tokio::test]
+    async fn a_successor_is_not_told_that_what_it_takes_over_was_passed_on() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let listener = listener.unwrap();
+        let successor = listener.local_addr().unwrap();
+        let says = async |request: Request| request.headers().contains_key(PASSED_ON).to_string();
+        let router = axum::Router::new().fallback(says);
+        let desk = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper_util::service::TowerToHyperService::new(router);
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                .await
+                .unwrap();
+        });
+        let gate = gate();
+        gate.close().await;
+        gate.lead_to(successor);
+        let request = Request::post("/session").body(axum::body::Body::empty());
+        let answer = gate.hand_over(request.unwrap(), successor).await;
+        let body = to_bytes(answer.into_body(), 100).await.unwrap();
+        assert_eq!(body, "false");
+        desk.abort();
     }
 
     #[tokio::test]

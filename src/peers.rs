@@ -41,7 +41,8 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// The answer of the server at `origin` to `request`. None if there is no such place.
+    /// The answer of another server, at `origin`, to `request`. None if there is no such
+    /// place.
     ///
     /// # Errors
     /// When none comes.
@@ -50,11 +51,23 @@ impl Peers {
         mut request: Request<Body>,
         origin: &str,
     ) -> Option<Result<Response<Incoming>, Error>> {
+        let headers = request.headers_mut();
+        headers.insert(PASSED_ON, HeaderValue::from_static("1"));
+        self.hand_over(request, origin).await
+    }
+
+    /// The same of this server's successor, which does with it as this one would have.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub async fn hand_over(
+        &self,
+        mut request: Request<Body>,
+        origin: &str,
+    ) -> Option<Result<Response<Incoming>, Error>> {
         let path = request.uri().path_and_query();
         let path = path.map_or("/", PathAndQuery::as_str);
         *request.uri_mut() = format!("{origin}{path}").parse::<Uri>().ok()?;
-        let headers = request.headers_mut();
-        headers.insert(PASSED_ON, HeaderValue::from_static("1"));
         Some(self.0.request(request).await)
     }
 }
