@@ -463,6 +463,10 @@ impl ControlPlane {
     /// Of all agents that may ask, one begins; and none once its session is to end.
     fn asked_to_begin(&mut self, mut session: Session, agent: &str, now: Moment) {
         let id = session.id;
+        // It has begun since: this comes late, and what it tells now is not to be forgotten.
+        if session.begun_by.as_deref() == Some(agent) && session.gpu_event.start().is_some() {
+            return;
+        }
         let is_starting = matches!(session.state, State::Starting { .. });
         // That it may was perhaps said, and not heard.
         let is_the_one = session

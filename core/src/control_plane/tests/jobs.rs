@@ -1015,6 +1015,8 @@ fn of_all_agents_that_an_engine_starts_for_a_session_one_begins() {
     world.heard(1, &running(4_000, 0, 15));
     let before = world.stored(1).clone();
     assert_eq!(world.asks("second"), [ServerMessage::Forget]);
+    // What it asked comes again, late: an agent that is told so forgets what it has to tell.
+    assert_eq!(world.asks("first"), []);
     assert_eq!(*world.stored(1), before);
 }
 

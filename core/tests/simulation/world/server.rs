@@ -162,9 +162,14 @@ impl World {
         self.speaks.insert(id, post);
         let heard = self.serve(|plane, now| plane.heard(id, status, now));
         if heard.is_some() {
-            self.last_heard.insert(id, self.now);
+            let asks = matches!(status.phase, AgentPhase::Asks { .. });
+            let session = self.store.sessions.get(&id);
+            // It may come late.
+            if !asks || session.is_some_and(|it| matches!(it.state, State::Starting { .. })) {
+                self.last_heard.insert(id, self.now);
+            }
             // One that asks need not be the one whose GPU it is about.
-            if !matches!(status.phase, AgentPhase::Asks { .. }) {
+            if !asks {
                 let proven = self.proven.entry(id).or_default();
                 *proven = status.held_ms.max(*proven);
             }
