@@ -8,6 +8,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "../faults/client.rs"]
+mod client;
 mod engine;
 mod faults;
 #[expect(dead_code, reason = "tests of plain processes need more")]
@@ -18,6 +20,9 @@ mod harness;
 mod host;
 mod image;
 mod kubernetes;
+#[expect(dead_code, reason = "storms of other engines need more")]
+#[path = "../faults/ledger.rs"]
+mod ledger;
 mod slurm;
 mod stories;
 

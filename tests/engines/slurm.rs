@@ -1,8 +1,12 @@
 //! What the tests of sessions on Slurm rely on: that their cluster does as clusters do.
 
 mod cluster;
+mod faults;
 mod host;
+mod servers;
 mod stories;
+mod storm;
+mod thousands;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
