@@ -31,7 +31,9 @@ pub mod spec;
 mod supervisor;
 mod tree;
 
-use std::path::PathBuf;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use dwell_core::protocol::AgentPhase;
@@ -45,15 +47,16 @@ use journal::{Entry, Journal, Lock, Past};
 use spec::AgentSpec;
 use supervisor::Supervisor;
 
-/// `dwell agent DIR`, `dwell agent job`, `dwell agent init`, `dwell agent keep`, or
-/// `dwell agent --version`. No argument parser: this path is short because a session's start
-/// is as long as it is.
+/// `dwell agent DIR`, `dwell agent job`, `dwell agent install DIR`, `dwell agent init`,
+/// `dwell agent keep`, or `dwell agent --version`. No argument parser: this path is short
+/// because a session's start is as long as it is.
 #[must_use]
 pub fn main(args: &[String]) -> ExitCode {
     match args {
         [mode] if mode == "init" => init::main(),
         [mode, container] if mode == "keep" => keeper::main(container),
         [mode] if mode == "job" => report(run_in_job()),
+        [mode, dir] if mode == "install" => report(install(Path::new(dir))),
         [mode] if mode == "--version" => {
             println!("dwell agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -81,6 +84,16 @@ fn run_in_job() -> Result<(), Box<dyn std::error::Error>> {
     run(&dir)?;
     // All that anybody wants of it is at the server.
     std::fs::remove_dir_all(dir.path())?;
+    Ok(())
+}
+
+/// Copy this program to `dir`, whole or not at all, where others find it as `dwell-agent`.
+fn install(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let (place, draft) = (dir.join("dwell-agent"), dir.join("dwell-agent.new"));
+    std::fs::copy("/proc/self/exe", &draft)
+        .and_then(|_| std::fs::set_permissions(&draft, Permissions::from_mode(0o755)))
+        .and_then(|()| std::fs::rename(&draft, &place))
+        .map_err(|error| format!("{} cannot be written: {error}", place.display()))?;
     Ok(())
 }
 

@@ -3,5 +3,7 @@
 mod basis;
 mod cluster;
 mod daemon;
+mod dwell;
 mod namespace;
 mod node;
+mod stories;

@@ -63,11 +63,11 @@ pub(super) fn pod(
     let (command, init) = match &settings.agent_image {
         // The image need not have anything but the app then.
         Some(agent_image) => (
-            json!([format!("{PLACE}/dwell-agent"), "job"]),
+            json!([format!("{PLACE}/dwell-agent"), "agent", "job"]),
             json!([{
                 "name": "agent",
                 "image": agent_image,
-                "command": ["/dwell-agent", "install", PLACE],
+                "command": ["/dwell-agent", "agent", "install", PLACE],
                 "securityContext": restricted,
                 "volumeMounts": mount,
             }]),
