@@ -157,12 +157,15 @@ impl Cluster for Kubernetes {
             }
             created => created,
         };
-        let created = created.map_err(|error| match error {
+        let created = created.map_err(|error| {
             // It would say so again. What it cannot do at the moment it may do later.
-            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
-                SubmitError::Refused(format!("Kubernetes refuses: {}", status.message))
+            if let kube::Error::Api(status) = &error
+                && (400..500).contains(&status.code)
+                && status.code != 429
+            {
+                return SubmitError::Refused(format!("Kubernetes refuses: {}", status.message));
             }
-            error => SubmitError::Unclear(with_causes(&error)),
+            SubmitError::Unclear(with_causes(&error))
         })?;
         let status = status::status(&created);
         connection

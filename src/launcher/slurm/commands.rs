@@ -157,14 +157,13 @@ fn own_environment() -> impl Iterator<Item = (std::ffi::OsString, std::ffi::OsSt
 
 /// Nothing was asked for; it may be when this host has room for the program again.
 fn cannot_run(program: &str, error: &io::Error) -> CommandError {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-            CommandError::Refused(format!(
-                "{program} cannot be run ({error}); Slurm's commands must be on the server's PATH"
-            ))
-        }
-        _ => CommandError::Unclear(format!("{program} cannot be run: {error}")),
+    let is_not_there = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+    if is_not_there.contains(&error.kind()) {
+        return CommandError::Refused(format!(
+            "{program} cannot be run ({error}); Slurm's commands must be on the server's PATH"
+        ));
     }
+    CommandError::Unclear(format!("{program} cannot be run: {error}"))
 }
 
 fn failure(program: &str, status: ExitStatus, words: String) -> CommandError {
