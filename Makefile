@@ -17,10 +17,13 @@ FUZZ_TARGETS ?= agent_protocol journal api_bodies gateway_headers
 FUZZ_SECONDS ?= 15
 CARGO_FUZZ := 0.13.2
 
+# What has a program need nothing of the host that it runs on.
+STATIC := -C target-feature=+crt-static
+
 # Outside, for it is long in the making and the same for every checkout.
 KUBERNETES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dwell-tests/kubernetes-1.20.2
 
-.PHONY: help run test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers
+.PHONY: help run agent test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,9 +73,13 @@ test-slurm: setup ## Sessions on Slurm: clusters of the tests' own, installed wh
 	$(CARGO) test --test engines --no-run
 	tests/setup/alone.sh $(CARGO) test --test engines slurm::
 
+agent: ## The static agent, which runs on any Linux: target/release/dwell-agent
+	$(CARGO) rustc --release -p dwell-agent -- $(STATIC)
+
 test-kubernetes: ## Sessions in Pods: a Kubernetes of two nodes, built in ten minutes the first time
 	tests/setup/kubernetes.sh $(KUBERNETES)
 	$(CARGO) test --test engines --no-run
+	$(CARGO) rustc -p dwell-agent -- $(STATIC)
 	DWELL_TEST_KUBERNETES=$(KUBERNETES) tests/setup/alone.sh $(CARGO) test --test engines kubernetes::
 
 $(APPS)/jupyter.tar: tests/requirements.txt tests/setup/jupyter-image.sh

@@ -39,6 +39,17 @@ pub struct Agents {
     peers: Peers,
 }
 
+/// A server's own agent: the one beside it, or else itself, which is one too.
+#[must_use]
+pub fn own() -> PathBuf {
+    let beside = std::env::current_exe().map(|this| this.with_file_name(STATIC_AGENT));
+    match beside {
+        Ok(beside) if beside.is_file() => beside,
+        // Still the same file when the one on disk has been replaced by a newer one.
+        Ok(_) | Err(_) => PathBuf::from("/proc/self/exe"),
+    }
+}
+
 impl Agents {
     /// Those in `dir`, and what `servers` have.
     #[must_use]
@@ -50,13 +61,13 @@ impl Agents {
         }
     }
 
-    /// Take in the agent of this server's version, and return its hash.
+    /// Take in this program, and return its hash.
     ///
     /// # Errors
     /// When it cannot be read, or the directory not written.
-    pub async fn take_in(&self) -> io::Result<String> {
+    pub async fn take_in(&self, agent: PathBuf) -> io::Result<String> {
         let dir = self.dir.clone();
-        let taken = tokio::task::spawn_blocking(move || copy_in(&own_agent(), &dir));
+        let taken = tokio::task::spawn_blocking(move || copy_in(&agent, &dir));
         taken.await.map_err(io::Error::other)?
     }
 
@@ -142,16 +153,6 @@ fn is_hash(text: &str) -> bool {
         && text
             .bytes()
             .all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(&it))
-}
-
-/// The one beside this program, or this program, which is an agent too.
-fn own_agent() -> PathBuf {
-    let beside = std::env::current_exe().map(|this| this.with_file_name(STATIC_AGENT));
-    match beside {
-        Ok(beside) if beside.is_file() => beside,
-        // Still the same file when the one on disk has been replaced by a newer one.
-        Ok(_) | Err(_) => PathBuf::from("/proc/self/exe"),
-    }
 }
 
 /// Copy `agent` to what its hash names in `dir`, whole or not at all.

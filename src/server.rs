@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::acme::Renewal;
 use crate::admission::{Admission, Redemption};
-use crate::agents::Agents;
+use crate::agents::{self, Agents};
 use crate::api::{self, Api};
 use crate::clock;
 use crate::config::{Config, PlaceConfig, TlsFiles, host_of};
@@ -201,7 +201,7 @@ impl Server {
         let agents = Agents::new(data_dir.agents(), servers.subscribe());
         let is_cluster = |place: &PlaceConfig| *place != PlaceConfig::Host;
         let agent = if config.places.iter().any(is_cluster) {
-            let agent = agents.take_in().await;
+            let agent = agents.take_in(agents::own()).await;
             agent.map_err(|why| StartError(format!("there is no agent to hand out: {why}")))?
         } else {
             String::new()

@@ -117,12 +117,12 @@ impl Cgroups {
         {
             return;
         }
-        let path = Path::new(MOUNT)
-            .join(controller)
-            .join(PARENT)
-            .join(session.to_string());
-        let limited =
-            fs::create_dir_all(&path).and_then(|()| fs::write(path.join(v1), limit.to_string()));
+        let root = Path::new(MOUNT).join(controller);
+        let path = root.join(PARENT).join(session.to_string());
+        // Where nothing is mounted, what is made would be directories and no cgroups.
+        let limited = fs::metadata(root.join("cgroup.procs"))
+            .and_then(|_| fs::create_dir_all(&path))
+            .and_then(|()| fs::write(path.join(v1), limit.to_string()));
         match limited {
             Ok(()) => self.limiting.push(path),
             Err(_) => self.missing.push(format!(

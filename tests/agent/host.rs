@@ -10,8 +10,9 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use dwell::agent::spec::AppLimits;
-use dwell::data_dir::{DataDir, ServerFile, SessionDir};
+use dwell::agent::job::Assignment;
+use dwell::agent::spec::{AgentSpec, AppLimits, ServerAt};
+use dwell::data_dir::{DataDir, ServerFile, SessionDir, SessionsDir};
 use dwell::keys::AgentSecrets;
 use dwell::launcher::Launcher;
 use dwell::launcher::local::{Local, Manner};
@@ -31,7 +32,7 @@ use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
 /// Longer than anything here takes; a test that waits for this has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A test app of `tests/apps`, as words.
 pub fn python(name: &str) -> Vec<String> {
@@ -174,8 +175,14 @@ impl Host {
 
     /// Listen, and let agents know where.
     pub async fn serve(&mut self) {
+        self.serve_with(Router::new()).await;
+    }
+
+    /// The same with further routes. Returns the port.
+    pub async fn serve_with(&mut self, routes: Router) -> u16 {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let url = format!("http://{address}");
         let file = ServerFile {
             url,
             pid: std::process::id(),
@@ -188,8 +195,10 @@ impl Host {
                 "/agent/v1/sessions/{id}/control",
                 axum::routing::get(control),
             )
-            .with_state(self.lines.clone());
+            .with_state(self.lines.clone())
+            .merge(routes);
         tokio::spawn(async move { axum::serve(listener, app).await });
+        address.port()
     }
 
     /// Break every connection.
@@ -199,7 +208,44 @@ impl Host {
         }
     }
 
+    /// Where sessions' directories are.
+    pub fn sessions(&self) -> SessionsDir {
+        DataDir(self.dir.path().to_owned()).sessions()
+    }
+
     pub async fn launch(&self, app: App) -> Session {
+        let session = self.session(app);
+        assert_eq!(session.launch_again().await, "Started");
+        session
+    }
+
+    /// A session that is put into a job, and what its agent is told there.
+    pub fn put_into_job(&self, app: App, server_url: &str) -> (Session, Assignment) {
+        let session = self.session(app);
+        let spec = AgentSpec {
+            session: session.id,
+            secret: AgentSecrets::new([1; 32]).of(session.id),
+            server: ServerAt::Elsewhere {
+                url: server_url.into(),
+                certificate: None,
+            },
+            recipe: session.launch.recipe.clone(),
+            visible_device: None,
+            terms: session.launch.terms,
+            may_begin: true,
+            heartbeat: Millis(200),
+            limits: AppLimits::default(),
+            engine: None,
+            is_in_job: true,
+        };
+        let assignment = Assignment {
+            spec,
+            server_certificate: None,
+        };
+        (session, assignment)
+    }
+
+    fn session(&self, app: App) -> Session {
         let id = SessionId(Uuid::new_v4());
         // No engine can pass a GPU that is not there.
         let is_container = app.0.container.is_some();
@@ -220,16 +266,14 @@ impl Host {
             may_begin: true,
             may_have_begun: false,
         };
-        let session = Session {
+        Session {
             id,
             launch,
             dir: DataDir(self.dir.path().to_owned()).session(id),
             launcher: self.launcher.clone(),
             line: self.lines.of(id),
             _host: self.dir.clone(),
-        };
-        assert_eq!(session.launch_again().await, "Started");
-        session
+        }
     }
 }
 

@@ -95,8 +95,8 @@ fn a_mistake_in_the_config_file_is_one_line_with_file_line_and_key() {
             "error: dwell.toml:2: prices.A10G: must be a number from 0 to 1000000; -1 is not\n",
         ),
         (
-            "[[launcher]]\nkind = \"slurm\"\n",
-            "error: dwell.toml:2: launcher.kind: \"slurm\" is not there yet; use \"local\" or \"docker\", or no [[launcher]] at all\n",
+            "[[launcher]]\nkind = \"slrm\"\n",
+            "error: dwell.toml:2: launcher.kind: there is no launcher \"slrm\"; use \"local\", \"docker\", \"podman\", \"slurm\" or \"kubernetes\"\n",
         ),
     ] {
         std::fs::write(&file, text).unwrap();
