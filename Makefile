@@ -23,7 +23,7 @@ STATIC := -C target-feature=+crt-static
 # Outside, for it is long in the making and the same for every checkout.
 KUBERNETES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dwell-tests/kubernetes-1.20.2
 
-.PHONY: help run agent test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers
+.PHONY: help run agent test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-bare test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,12 @@ test-slurm: setup ## Sessions on Slurm: clusters of the tests' own, installed wh
 
 agent: ## The static agent, which runs on any Linux: target/release/dwell-agent
 	$(CARGO) rustc --release -p dwell-agent -- $(STATIC)
+
+test-bare: ## The static agent where there is nothing but BusyBox
+	tests/setup/debian.sh busybox=busybox-static ip=iproute2 unshare=util-linux
+	$(CARGO) test --test bare --no-run
+	$(CARGO) rustc -p dwell-agent -- $(STATIC)
+	tests/setup/alone.sh $(CARGO) test --test bare
 
 test-kubernetes: ## Sessions in Pods: a Kubernetes of two nodes, built in ten minutes the first time
 	tests/setup/kubernetes.sh $(KUBERNETES)

@@ -552,7 +552,12 @@ async fn control(
                 }
                 heard = lines.next_line() => {
                     let Ok(Some(heard)) = heard else { return };
-                    line.heard.send_replace(Some(serde_json::from_str(&heard).unwrap()));
+                    let status: AgentStatus = serde_json::from_str(&heard).unwrap();
+                    // There is no other.
+                    if let AgentPhase::Asks { .. } = status.phase {
+                        let _ = line.says.send(Some(ServerMessage::Begin));
+                    }
+                    line.heard.send_replace(Some(status));
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! The static agent where there is nothing but BusyBox, and nothing that it could be linked
-//! with. Needs the rights of root in a namespace, and `make agent-for-tests`.
+//! with. Needs the rights of root in a namespace, and `make test-bare`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "../agent/host.rs"]
@@ -39,7 +39,7 @@ fn static_agent() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_dwell")).with_file_name("dwell-agent");
     assert!(
         path.exists(),
-        "make agent-for-tests builds {}",
+        "make test-bare builds {}",
         path.display()
     );
     path
