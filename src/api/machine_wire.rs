@@ -194,7 +194,7 @@ fn check_containers(api: &Api) -> Result<(), ApiError> {
         return Ok(());
     }
     let sentence = "this server runs no containers; it does with a [[launcher]] of kind \"docker\", \
-                    \"podman\" or \"kubernetes\" in its config";
+                    \"podman\" or \"kubernetes\" in its config, or \"slurm\" with containers";
     Err(Misfit::in_body("image", sentence).into())
 }
 

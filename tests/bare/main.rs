@@ -37,11 +37,7 @@ use tokio::sync::watch;
 /// What the build made, beside the `dwell` of the tests.
 fn static_agent() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_dwell")).with_file_name("dwell-agent");
-    assert!(
-        path.exists(),
-        "make test-bare builds {}",
-        path.display()
-    );
+    assert!(path.exists(), "make test-bare builds {}", path.display());
     path
 }
 
