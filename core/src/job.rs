@@ -15,6 +15,10 @@ use crate::time::{Millis, Timestamp};
 /// So much of what an engine said of one job is kept; the oldest goes first.
 const SAID_MAX: usize = 32;
 
+/// How long a job that has a place may fetch what it needs. An engine that counts this to
+/// the job's time must be told to give it so much more.
+pub const PREPARED_WITHIN: Millis = Millis::from_minutes(30);
+
 /// An estimate that is off by less says the same as before.
 const JITTER: Millis = Millis::from_minutes(1);
 

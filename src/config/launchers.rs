@@ -277,6 +277,7 @@ fn kubernetes(table: &mut Table<'_>, here: &Path) -> Result<ClusterEngine, Confi
     let run_as_user = table.take("run_as_user").map(|it| it.whole(1..=u32::MAX));
     let cpu_millis = cpu_millis(table)?;
     let memory_mib = table.take("memory_mib").map(|it| it.whole(1..=MOST_MIB));
+    let kept_for = table.take("ended_pods_minutes").map(|it| MINUTES.span(&it));
     let pod = table.take("pod").map(|entry| entry.json()).transpose()?;
     Ok(ClusterEngine::Kubernetes(Box::new(KubernetesSettings {
         kubeconfig,
@@ -288,6 +289,7 @@ fn kubernetes(table: &mut Table<'_>, here: &Path) -> Result<ClusterEngine, Confi
         run_as_user: run_as_user.transpose()?.unwrap_or(NOBODY_IN_PARTICULAR),
         cpu_millis,
         memory_mib: memory_mib.transpose()?.map(u64::from),
+        kept_for: kept_for.transpose()?.unwrap_or(Millis::from_minutes(5)),
         pod: pod.unwrap_or_else(|| serde_json::json!({})),
     })))
 }

@@ -8,7 +8,6 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::gpu::GpuType;
@@ -26,12 +25,13 @@ use super::cluster::{Capacity, Cluster, ClusterSettings, Order, SubmitError, job
 use pod::{INSTALLATION, pod};
 use watch::Pods;
 
-/// How long a Pod that is over is left to be looked at.
-const KEPT_FOR: Duration = Duration::from_mins(5);
-
 /// What the API server says of a Pod that is there, or not.
 const CONFLICT: u16 = 409;
 const NOT_FOUND: u16 = 404;
+
+/// What it may say otherwise later: a token that has run out, a namespace that is not there
+/// yet, a Pod of the name that is about to go, too many requests.
+const PASSING: [u16; 4] = [401, NOT_FOUND, CONFLICT, 429];
 
 /// What the configuration says of a Kubernetes cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +56,8 @@ pub struct KubernetesSettings {
     pub cpu_millis: Option<u64>,
     /// Memory for each Pod, in MiB; what the app may use, if that is limited, if none.
     pub memory_mib: Option<u64>,
+    /// How long a Pod that is over is left to be looked at.
+    pub kept_for: Millis,
     /// What Pods have besides, as in a manifest.
     pub pod: Value,
 }
@@ -124,8 +126,8 @@ impl Kubernetes {
     }
 
     /// Remove those that are over and that everybody has had time to look at.
-    fn tidy_up(connection: &Connection) {
-        for ended in connection.pods.ended_for(KEPT_FOR) {
+    fn tidy_up(&self, connection: &Connection) {
+        for ended in connection.pods.ended_for(self.settings.kept_for.into()) {
             let api = connection.api.clone();
             tokio::spawn(async move {
                 if let Err(why) = delete(&api, &ended.name, &ended.id).await {
@@ -158,10 +160,10 @@ impl Cluster for Kubernetes {
             created => created,
         };
         let created = created.map_err(|error| {
-            // It would say so again. What it cannot do at the moment it may do later.
+            // It would say so again.
             if let kube::Error::Api(status) = &error
                 && (400..500).contains(&status.code)
-                && status.code != 429
+                && !PASSING.contains(&status.code)
             {
                 return SubmitError::Refused(format!("Kubernetes refuses: {}", status.message));
             }
@@ -176,7 +178,7 @@ impl Cluster for Kubernetes {
 
     async fn jobs(&self) -> Result<Jobs, String> {
         let connection = self.connection().await?;
-        Self::tidy_up(connection);
+        self.tidy_up(connection);
         connection.pods.jobs()
     }
 

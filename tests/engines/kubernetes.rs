@@ -4,6 +4,8 @@ mod basis;
 mod cluster;
 mod daemon;
 mod dwell;
+mod faults;
 mod namespace;
 mod node;
 mod stories;
+mod storm;

@@ -24,8 +24,10 @@ mod kubernetes;
 #[expect(dead_code, reason = "storms of other engines need more")]
 #[path = "../faults/ledger.rs"]
 mod ledger;
+mod seen;
 mod slurm;
 mod stories;
+mod storm;
 
 /// The same for each engine.
 macro_rules! with_each_engine {

@@ -9,16 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Command, ControlPlane};
 use crate::id::SessionId;
-use crate::job::{Job, JobState, JobStatus, Jobs, LauncherName};
+use crate::job::{Job, JobState, JobStatus, Jobs, LauncherName, PREPARED_WITHIN};
 use crate::limits::Limits;
 use crate::session::{EndReason, Ending, Placement, Session, State};
 use crate::time::{Millis, Moment, Monotonic};
 
 /// An agent whose line broke, and whose job is over, has called again within this or never.
 const CALLS_AGAIN_WITHIN: Millis = Millis(5_000);
-
-/// How long a job that has a place may fetch what it needs.
-const PREPARED_WITHIN: Millis = Millis::from_minutes(30);
 
 /// How long an engine may try on to have what a job needs.
 const STUCK_FOR: Millis = Millis::from_minutes(1);

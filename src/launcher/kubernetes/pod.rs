@@ -1,5 +1,6 @@
 //! The Pod that a session runs in.
 
+use dwell_core::job::PREPARED_WITHIN;
 use serde_json::{Map, Value, json};
 
 use super::KubernetesSettings;
@@ -60,6 +61,13 @@ pub(super) fn pod(
         "readOnlyRootFilesystem": read_only,
     });
     let mount = json!([{"name": "dwell", "mountPath": PLACE}]);
+    let (mut mounts, mut volumes) = (mount.clone(), json!([{"name": "dwell", "emptyDir": {}}]));
+    if read_only {
+        put_over(&mut mounts, json!([{"name": "tmp", "mountPath": "/tmp"}]));
+        put_over(&mut volumes, json!([{"name": "tmp", "emptyDir": {}}]));
+    }
+    // It is counted from the moment that the Pod has a node: pulls are part of it.
+    let seconds = order.time_limit.plus(PREPARED_WITHIN).0.div_ceil(1_000);
     let (command, init) = match &settings.agent_image {
         // The image need not have anything but the app then.
         Some(agent_image) => (
@@ -91,7 +99,7 @@ pub(super) fn pod(
         "spec": {
             // A second run would have the whole of the session's time again.
             "restartPolicy": "Never",
-            "activeDeadlineSeconds": order.time_limit.0.div_ceil(1_000),
+            "activeDeadlineSeconds": seconds,
             "terminationGracePeriodSeconds": order.grace.0.div_ceil(1_000) + SPARE_SECONDS,
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
@@ -116,9 +124,9 @@ pub(super) fn pod(
                 ],
                 "resources": {"limits": limits},
                 "securityContext": restricted,
-                "volumeMounts": mount,
+                "volumeMounts": mounts,
             }],
-            "volumes": [{"name": "dwell", "emptyDir": {}}],
+            "volumes": volumes,
         },
     });
     let mut pod = settings.pod.clone();

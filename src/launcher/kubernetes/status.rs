@@ -3,7 +3,7 @@
 use dwell_core::id::SessionId;
 use dwell_core::job::{JobId, JobState, JobStatus};
 use dwell_core::time::Millis;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 
 use super::pod::{APP, SESSION};
 use crate::launcher::handout;
@@ -45,6 +45,8 @@ pub(super) fn status(pod: &Pod) -> JobStatus {
                 why.or_else(|| containers().find_map(ended)),
             )
         }
+        // What else the configuration put into the Pod may run on.
+        "Running" if app_is_over(&status) => (JobState::Ended, containers().find_map(ended)),
         // Its containers may run on a node that is not heard of.
         _ if is_going => (JobState::Running, Some("Terminating".to_owned())),
         "Running" => (JobState::Running, None),
@@ -68,6 +70,13 @@ pub(super) fn status(pod: &Pod) -> JobStatus {
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map(Millis::from_seconds),
     }
+}
+
+fn app_is_over(status: &PodStatus) -> bool {
+    let mut containers = status.container_statuses.iter().flatten();
+    let app = containers.find(|container| container.name == APP);
+    let state = app.and_then(|app| app.state.as_ref());
+    state.is_some_and(|state| state.terminated.is_some())
 }
 
 /// One whose containers do not run yet.
@@ -191,6 +200,11 @@ mod tests {
         assert_eq!(exited(137, "OOMKilled"), (JobState::Ended, words.into()));
         assert!(exited(82, "Error").1.contains("could not be fetched"));
         assert_eq!(of(json!({"phase": "Succeeded"})).0, JobState::Ended);
+        let over = container(json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
+        let mut beside = container(json!({"running": {}}));
+        beside["name"] = json!("sidecar");
+        let runs_on = json!({"phase": "Running", "containerStatuses": [beside, over]});
+        assert_eq!(of(runs_on), (JobState::Ended, "Running".into()));
         let odd = of(json!({"phase": "Dreaming", "reason": "NodeLost"}));
         assert_eq!(odd, (JobState::Unknown, "Dreaming (NodeLost)".into()));
     }

@@ -59,7 +59,7 @@ struct Entry {
     status: JobStatus,
     /// When it was created by us, until the watch tells of it.
     created_at: Option<Instant>,
-    /// Since when it was seen to have ended.
+    /// Since when it was seen to have ended, if nobody has removed it yet.
     ended_at: Option<Instant>,
 }
 
@@ -216,7 +216,8 @@ fn id_of(pod: &Pod) -> JobId {
 fn entry(pod: &Pod, before: Option<&Entry>) -> Option<(JobId, Entry)> {
     let status = status(pod);
     let ended_at = before.and_then(|before| before.ended_at);
-    let ended_at = (status.state == JobState::Ended).then(|| ended_at.unwrap_or_else(Instant::now));
+    let is_left = status.state == JobState::Ended && pod.metadata.deletion_timestamp.is_none();
+    let ended_at = is_left.then(|| ended_at.unwrap_or_else(Instant::now));
     let entry = Entry {
         session: session_of(pod)?,
         name: pod.metadata.name.clone()?,

@@ -17,16 +17,40 @@ use crate::harness::{Api, DWELL, Server, app_processes, here};
 /// An image with the agent and nothing else.
 pub const AGENT: &str = "docker.io/dwell-test/agent:1";
 
-/// How soon things are noticed.
-pub const LIMITS: &str = "[limits]\nsessions_per_machine = 100\ngrace_seconds = 0.3\n\
-     heartbeat_seconds = 0.5\nrelaunch_after_seconds = 2\nlost_after_seconds = 6\n";
+/// How soon things are noticed, and that each second is seen in the bill.
+const LIMITS: &str = "[limits]\nsessions_per_machine = 300\ngrace_seconds = 0.3\n\
+     heartbeat_seconds = 0.5\nrelaunch_after_seconds = 2\nlost_after_seconds = 6\n\
+     [prices]\nL4 = 3600.0\nA100 = 3600.0\n";
 
 /// How a Pod comes by its agent.
+#[derive(Clone, Copy)]
 pub enum AgentBy {
     /// An image of ours.
     Image,
     /// The server, asked by a script.
     Server,
+}
+
+/// What is said of a cluster.
+pub struct Manner {
+    pub agent: AgentBy,
+    /// What Dwell calls the GPUs of each node.
+    pub types: [&'static str; 2],
+    /// What its account may do.
+    pub rights: Value,
+    /// More of `[[launcher]]`.
+    pub launcher: String,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            agent: AgentBy::Image,
+            types: ["L4", "A100"],
+            rights: rights(),
+            launcher: String::new(),
+        }
+    }
 }
 
 /// A server in a namespace that only it uses, as far as tests do not.
@@ -37,15 +61,14 @@ pub struct Dwell<'a> {
 
 impl<'a> Dwell<'a> {
     pub async fn new(cluster: &'a Cluster) -> Self {
-        Self::with(cluster, AgentBy::Image, "").await
+        Self::with(cluster, Manner::default()).await
     }
 
-    /// One whose launcher has these lines as well.
-    pub async fn with(cluster: &'a Cluster, agent: AgentBy, more: &str) -> Self {
+    pub async fn with(cluster: &'a Cluster, manner: Manner) -> Self {
         let namespace = Namespace::new(cluster).await;
-        let kubeconfig = namespace.account("dwell", rights()).await;
-        let launcher = launcher(cluster, &kubeconfig, agent).await;
-        let server = serve(&format!("{LIMITS}{launcher}{more}"));
+        let kubeconfig = namespace.account("dwell", manner.rights.clone()).await;
+        let launcher = launcher(cluster, &kubeconfig, &manner).await;
+        let server = serve(&format!("{LIMITS}{launcher}"));
         Self { server, namespace }
     }
 
@@ -80,32 +103,29 @@ impl<'a> Dwell<'a> {
         pod.metadata.name.unwrap()
     }
 
-    /// Until no process of a session's is left, nor a Pod that runs.
-    pub async fn nothing_runs(&self, session: &str) {
-        self.pod_until(session, |pod| pod.is_none_or(is_over)).await;
-        processes_are_gone(session).await;
+    /// Until no process of these sessions is left, nor a Pod that runs.
+    pub async fn nothing_is_left(&self, sessions: &[String]) {
+        for session in sessions {
+            self.pod_until(session, |pod| pod.is_none_or(is_over)).await;
+        }
+        let began = Instant::now();
+        loop {
+            let left = app_processes(sessions);
+            if left.is_empty() {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "left: {left:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
-pub fn is_over(pod: &Pod) -> bool {
+fn is_over(pod: &Pod) -> bool {
     matches!(super::namespace::phase(pod), "Succeeded" | "Failed")
 }
 
-/// Until a session's app and all it started are gone.
-pub async fn processes_are_gone(session: &str) {
-    let began = Instant::now();
-    loop {
-        let left = app_processes(&[session.to_owned()]);
-        if left.is_empty() {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "left: {left:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// What Pods' addresses can reach.
-pub fn serve(config: &str) -> Server {
+fn serve(config: &str) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let listen = format!("{HOST}:0");
     let server = Server::try_start_in(dir.path(), config, &listen, &[], &[]);
@@ -114,25 +134,27 @@ pub fn serve(config: &str) -> Server {
     server
 }
 
-/// The table of a launcher that comes by this file, and has both types of GPU.
-pub async fn launcher(cluster: &Cluster, kubeconfig: &Path, agent: AgentBy) -> String {
-    let agent = match agent {
+/// The table of a launcher that comes by this file.
+async fn launcher(cluster: &Cluster, kubeconfig: &Path, manner: &Manner) -> String {
+    let agent = match manner.agent {
         AgentBy::Image => {
             let image = agent_image(cluster).await;
             format!("agent_image = \"{image}\"\n")
         }
         AgentBy::Server => String::new(),
     };
-    let [l4, a100] = PRODUCTS.map(|product| format!("nvidia.com/gpu, {PRODUCT}={product}"));
+    let [first, second] = manner.types;
+    let [these, those] = PRODUCTS.map(|product| format!("nvidia.com/gpu, {PRODUCT}={product}"));
     format!(
         "[[launcher]]\nkind = \"kubernetes\"\nkubeconfig = \"{}\"\nimage = \"{BUSYBOX}\"\n\
-         look_seconds = 0.5\ngpus = {{ L4 = \"{l4}\", A100 = \"{a100}\", CPU = \"none\" }}\n{agent}",
-        kubeconfig.display()
+         look_seconds = 0.5\ngpus = {{ {first} = \"{these}\", {second} = \"{those}\" }}\n{agent}{}",
+        kubeconfig.display(),
+        manner.launcher,
     )
 }
 
 /// The rules of the Role that is installed with the server.
-pub fn rights() -> Value {
+fn rights() -> Value {
     let file = here("deploy/kubernetes/base/role.yaml");
     let text = std::fs::read_to_string(file).unwrap();
     let role: Role = serde_saphyr::from_str(&text).unwrap();

@@ -104,6 +104,12 @@ impl<'a> Namespace<'a> {
         deleted.unwrap();
     }
 
+    /// Without waiting for its containers to end.
+    pub async fn delete_at_once(&self, pod: &str) {
+        let at_once = DeleteParams::default().grace_period(0);
+        self.pods().delete(pod, &at_once).await.unwrap();
+    }
+
     /// What somebody who drains a node does.
     pub async fn evict(&self, pod: &str) {
         let evicted = self.pods().evict(pod, &EvictParams::default()).await;

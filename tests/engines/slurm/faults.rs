@@ -7,11 +7,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::cluster::{Cluster, slurm};
-use super::servers::{
-    Manner, event_is_true, extended, job_of, nothing_is_left, on, queued, sentence, served,
-    server_of, web, with_job, words,
-};
+use super::servers::{Manner, nothing_is_left, on, server_of, web};
 use crate::harness::{Server, app_processes, processes, signal};
+use crate::seen::{event_is_true, extended, job_of, queued, sentence, served, with_job, words};
 
 /// Slurm's commands give a controller that is away less time.
 const IMPATIENT: &str = "MessageTimeout=2";

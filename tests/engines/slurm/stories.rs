@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use super::cluster::{Cluster, slurm};
-use super::servers::{
-    Manner, event_is_true, extended, job_of, log, nothing_is_left, on, queued, sentence, served,
-    server_of, web, words,
-};
+use super::servers::{Manner, nothing_is_left, on, server_of, web};
 use crate::harness::{Api, DWELL, Server, app_processes, here, venv_program};
+use crate::seen::{
+    ended_within, event_is_true, extended, job_of, log, queued, sentence, served, words,
+};
 
 #[tokio::test]
 async fn an_app_in_a_job_is_reached_by_its_url_sees_its_gpu_and_ends_when_it_is_told_to() {
@@ -227,9 +227,7 @@ async fn a_job_that_would_wait_for_ever_ends_its_session_with_a_remedy() {
             .any(|it| it.contains("timeout_max_minutes"))
     };
     server.api.until(&id, is_told).await;
-    // Longer than other things take.
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    let ended = server.api.ended(&id).await;
+    let ended = ended_within(&server.api, &id, Duration::from_secs(100)).await;
     assert_eq!(ended["end_reason"], "failed", "{ended}");
     let sentence = sentence(&ended);
     assert!(
