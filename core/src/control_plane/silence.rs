@@ -107,7 +107,15 @@ impl ControlPlane {
             let nobody_there = contact
                 .nobody_there
                 .map(|at| now.monotonic.since(at))
-                .filter(|ago| *ago <= relaunch_after.plus(CALL_BACK_WITHIN));
+                .filter(|ago| {
+                    *ago <= relaunch_after
+                        .max(ORPHAN_GONE_WITHIN)
+                        .plus(CALL_BACK_WITHIN)
+                });
+            let pause = match nobody_there {
+                Some(ago) if ago < ORPHAN_GONE_WITHIN => ORPHAN_GONE_WITHIN.minus(ago),
+                Some(_) | None => CALL_BACK_WITHIN,
+            };
             match nobody_there {
                 Some(ago) if !is_looked_for && ago >= ORPHAN_GONE_WITHIN => {
                     return self.give_up(id, lost_after, now);
@@ -115,7 +123,7 @@ impl ControlPlane {
                 None if !is_looked_for => self.launch(id),
                 Some(_) | None => {}
             }
-            self.set_alarm(id, now.monotonic.plus(CALL_BACK_WITHIN));
+            self.set_alarm(id, now.monotonic.plus(pause));
         } else if contact.hung_up || silence >= relaunch_after {
             contact.hung_up = false;
             let lost_at = contact.last_heard.plus(lost_after);

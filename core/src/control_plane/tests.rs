@@ -546,6 +546,30 @@ fn no_session_is_lost_before_somebody_has_looked_for_it() {
 }
 
 #[test]
+fn a_host_that_is_gone_is_given_up_by_a_server_that_is_always_a_little_late() {
+    let mut world = World::new(1);
+    world.create_running(1);
+    let mut settings = settings(1);
+    settings.limits.relaunch_after = Millis(1_000);
+    settings.limits.lost_after = Millis(3_000);
+    world.restart_with(settings);
+    let began = world.ms;
+    while world.stored(1).is_open() {
+        let due = world.plane.deadline().unwrap();
+        world.ms = due.0 + 300;
+        assert!(
+            world.ms < began + 10_000,
+            "it is looked for again and again"
+        );
+        for _ in launched(&world.after(Millis(0))) {
+            world.ms += 10;
+            world.launched(1, LaunchOutcome::Failed("no such host".into()));
+        }
+    }
+    assert_eq!(reason(world.stored(1)), EndReason::Lost);
+}
+
+#[test]
 fn what_was_seen_before_the_server_stood_still_loses_no_session() {
     let mut world = World::new(1);
     let Limits {

@@ -1,11 +1,13 @@
 //! What can go wrong with sessions in Pods: the API server, its memory, its operators, its
 //! nodes, each alone.
 
+use std::time::Duration;
+
 use super::cluster::cluster;
 use super::dwell::Dwell;
 use super::stories::{hello, page};
 use crate::harness::app_processes;
-use crate::seen::{event_is_true, extended, sentence, served};
+use crate::seen::{ended_within, event_is_true, extended, sentence, served};
 
 #[tokio::test]
 async fn an_api_server_that_is_away_disturbs_no_session_and_new_ones_wait_for_it() {
@@ -81,7 +83,9 @@ async fn a_pod_that_somebody_deletes_or_evicts_ends_its_session_with_a_sentence(
     let name = dwell.pod_name(&evicted).await;
     dwell.namespace.evict(&name).await;
     for id in [&deleted, &evicted] {
-        let ended = api.ended(id).await;
+        // A kubelet may miss this of a Pod that has just been started, until it looks at all
+        // of them, as it does each minute.
+        let ended = ended_within(api, id, Duration::from_secs(90)).await;
         assert_ne!(ended["end_reason"], "timed_out", "{ended}");
         assert!(!sentence(&ended).is_empty(), "{ended}");
         event_is_true(api, id).await;
