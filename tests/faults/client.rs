@@ -78,6 +78,11 @@ impl Client {
             assert_eq!(answer.status, 200, "{answer:?}");
             let id = answer.json()["session_id"].as_str().unwrap().to_owned();
             self.ledger.created(&id, MINUTES);
+            // Where it takes long until one runs, few would.
+            let waits = self.rng.bool();
+            while waits && Instant::now() < until && !self.has_begun(&id).await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
             for _ in 0..self.rng.u8(..12) {
                 self.do_something_with(&id).await;
                 tokio::time::sleep(Duration::from_millis(self.rng.u64(..200))).await;
@@ -109,6 +114,15 @@ impl Client {
                 }
             }
         }
+    }
+
+    async fn has_begun(&mut self, id: &str) -> bool {
+        let shown = self.try_get(&format!("/session/{id}")).await;
+        shown.is_some_and(|shown| {
+            ["running", "ended"]
+                .map(Value::from)
+                .contains(&shown["status"])
+        })
     }
 
     async fn look_at(&mut self, id: &str) {
