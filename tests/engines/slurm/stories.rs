@@ -99,6 +99,58 @@ async fn a_session_that_finds_no_gpu_waits_with_slurms_reason_and_estimate_until
 }
 
 #[tokio::test]
+async fn a_gpu_of_this_host_goes_first_then_slurms_and_what_is_free_is_shown_of_each() {
+    let cluster = slurm();
+    let _guard = cluster.alone().await;
+    let manner = Manner {
+        limits: "relaunch_after_seconds = 2\nlost_after_seconds = 6\n\
+                 [gpus]\nL4 = 1\n[[launcher]]\nkind = \"local\"",
+        ..Manner::default()
+    };
+    let server = server_of(cluster, &manner);
+    let api = &server.api;
+    let mut ids = Vec::new();
+    for place in [json!(null), json!("slurm"), json!("slurm")] {
+        let id = api.create_with(web("L4")).await;
+        assert_eq!(api.running(&id).await["job"]["launcher"], place);
+        ids.push(id);
+    }
+    // What waits is in Slurm's queue, which is shown as such.
+    let waits = api.create_with(web("L4")).await;
+    queued(api, &waits).await;
+    let standing = async || {
+        let shown = api.get("/platform/gpus").await.json();
+        let types = shown.as_array().unwrap();
+        let of_l4 = types.iter().find(|it| it["gpu"] == "L4").unwrap();
+        let place = |place: &Value| {
+            ["launcher", "total", "free", "waiting", "sessions"].map(|key| place[key].clone())
+        };
+        let places = of_l4["launchers"].as_array().unwrap();
+        places.iter().map(place).collect::<Vec<_>>()
+    };
+    let here = |free: u32| {
+        [
+            json!("local"),
+            json!(1),
+            json!(free),
+            json!(null),
+            json!(1 - free),
+        ]
+    };
+    let there = [json!("slurm"), json!(2), json!(0), json!(1), json!(3)];
+    assert_eq!(standing().await, [here(0), there.clone()]);
+    api.stop(&ids[0]).await;
+    assert_eq!(standing().await, [here(1), there]);
+    let next = api.create_with(web("L4")).await;
+    assert_eq!(api.running(&next).await["job"], json!(null));
+    ids.extend([waits, next]);
+    for id in &ids[1..] {
+        api.stop(id).await;
+    }
+    nothing_is_left(cluster, &ids).await;
+}
+
+#[tokio::test]
 async fn an_extension_past_the_jobs_time_limit_moves_it() {
     let cluster = slurm();
     let _guard = cluster.shared().await;
