@@ -27,6 +27,11 @@ mod ledger;
 mod slurm;
 mod stories;
 
+/// Where engines that are started here keep what they have.
+fn scratch() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
 /// The same for each engine.
 macro_rules! with_each_engine {
     ($($story:ident: $room:ident,)*) => {
