@@ -23,7 +23,7 @@ STATIC := -C target-feature=+crt-static
 # Outside, for it is long in the making and the same for every checkout.
 KUBERNETES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dwell-tests/kubernetes-1.20.2
 
-.PHONY: help run agent test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-bare test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers
+.PHONY: help run agent test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-bare test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers bench-slurm bench-kubernetes
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -140,3 +140,14 @@ bench-containers: ## The figure of containers, beside `docker run`, as root
 	  ip=iproute2 unshare=util-linux
 	$(CARGO) build --release --workspace
 	tests/setup/alone.sh target/release/dwell-bench target/release/dwell containers
+
+bench-slurm: ## The figure of Slurm, beside `sbatch`, as root
+	tests/setup/debian.sh slurmctld=slurmctld slurmd=slurmd squeue=slurm-client ip=iproute2 unshare=util-linux
+	$(CARGO) build --release --workspace
+	tests/setup/alone.sh target/release/dwell-bench target/release/dwell slurm
+
+bench-kubernetes: ## The figure of Kubernetes, beside a Pod by itself, as root
+	tests/setup/kubernetes.sh $(KUBERNETES)
+	$(CARGO) build --release --workspace
+	$(CARGO) rustc --release -p dwell-agent -- $(STATIC)
+	DWELL_TEST_KUBERNETES=$(KUBERNETES) tests/setup/alone.sh target/release/dwell-bench target/release/dwell kubernetes

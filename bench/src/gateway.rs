@@ -9,7 +9,6 @@ mod crowd;
 mod install;
 mod newcomers;
 mod peer;
-mod processes;
 mod program;
 mod rate;
 mod requests;

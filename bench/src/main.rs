@@ -1,6 +1,6 @@
 //! The figures of the README, measured on this machine. `make bench`.
 //!
-//! usage: dwell-bench DWELL [one|crowd|throughput|postgres|memory|restart|deadlines|gateway|tunnel|containers]…
+//! usage: dwell-bench DWELL [one|crowd|throughput|postgres|memory|restart|deadlines|gateway|tunnel|thousands|containers|slurm|kubernetes]…
 //!
 //! Clients, server and apps share the machine's cores.
 
@@ -18,10 +18,19 @@ mod deadlines;
 mod dockerd;
 mod gateway;
 mod http;
+#[expect(
+    clippy::unwrap_used,
+    reason = "the tests' own, who have failed when they cannot go on"
+)]
+#[path = "../../tests/engines/image.rs"]
+mod image;
+mod kubernetes;
 mod memory;
 mod payload;
+mod processes;
 mod restart;
 mod server;
+mod slurm;
 mod start;
 mod statistics;
 mod stored;
@@ -43,7 +52,7 @@ struct Figure {
 
 type Measure = fn(&Path) -> Result<Vec<Figure>>;
 
-const MEASURES: [(&str, Measure); 9] = [
+const MEASURES: [(&str, Measure); 10] = [
     ("one", start::one),
     ("crowd", start::crowd),
     ("throughput", throughput::throughput),
@@ -53,10 +62,16 @@ const MEASURES: [(&str, Measure); 9] = [
     ("deadlines", deadlines::deadlines),
     ("gateway", gateway::gateway),
     ("tunnel", gateway::tunnel),
+    ("thousands", slurm::thousands::thousands),
 ];
 
-/// Only when it is named: its engine needs a network of its own (`make bench-containers`).
-const ALONE: (&str, Measure) = ("containers", containers::containers);
+/// Only when they are named: their engines need a network of their own (`make
+/// bench-containers`, `make bench-slurm`, `make bench-kubernetes`).
+const ALONE: [(&str, Measure); 3] = [
+    ("containers", containers::containers),
+    ("slurm", slurm::slurm),
+    ("kubernetes", kubernetes::kubernetes),
+];
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -65,7 +80,7 @@ fn main() -> Result<()> {
         .ok_or("usage: dwell-bench DWELL [FIGURE]…")?;
     let dwell = PathBuf::from(dwell).canonicalize()?;
     let wanted: Vec<_> = arguments.collect();
-    let all = || MEASURES.iter().chain([&ALONE]);
+    let all = || MEASURES.iter().chain(&ALONE);
     if let Some(unknown) = wanted
         .iter()
         .find(|name| !all().any(|(known, _)| known == name))
@@ -90,6 +105,14 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where engines that are started here keep what they have: on the disk that the build is on.
+#[expect(clippy::unwrap_used, reason = "the tests' own code asks")]
+fn scratch() -> PathBuf {
+    let dir = server::beside("bench-engines").unwrap();
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
 }
 
 /// Of ourselves and of the servers: every session needs some, and most shells

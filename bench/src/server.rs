@@ -20,8 +20,13 @@ sessions_per_machine = 1000000
 sessions_per_owner = 1000000
 ";
 
+/// Variables of an environment.
+type Environment = Vec<(&'static str, String)>;
+
 pub struct Server {
     dwell: PathBuf,
+    /// What it finds in its environment besides ours.
+    environment: Environment,
     dir: TempDir,
     child: Child,
     address: String,
@@ -50,14 +55,26 @@ impl Server {
             "store = \"{store}\"\n{LIMITS}[gpus]\nCPU = {slots}\n\
              [[launcher]]\nkind = \"local\"\nsessions_dir = {sessions:?}\n"
         );
-        Self::start_told("127.0.0.1:0", dwell, dir, &config)
+        Self::start_told("127.0.0.1:0", dwell, dir, &config, Vec::new())
+    }
+
+    /// One whose sessions are jobs of the cluster that this table of a launcher speaks of.
+    pub fn start_for(
+        launcher: &str,
+        listen: &str,
+        dwell: &Path,
+        environment: impl Into<Environment>,
+    ) -> Result<Self> {
+        let config = format!("{LIMITS}[[launcher]]\n{launcher}");
+        Self::start_told(listen, dwell, data_dir(dwell)?, &config, environment.into())
     }
 
     /// Another one beside it, which follows.
     pub fn another(&self) -> Result<Self> {
         let config = std::fs::read_to_string(config_file(self.dir()))?;
         let dir = data_dir(&self.dwell)?;
-        let mut server = Self::start_told("127.0.0.1:0", &self.dwell, dir, &config)?;
+        let environment = self.environment.clone();
+        let mut server = Self::start_told("127.0.0.1:0", &self.dwell, dir, &config, environment)?;
         server.key.clone_from(&self.key);
         Ok(server)
     }
@@ -71,12 +88,18 @@ impl Server {
         more: &str,
     ) -> Result<Self> {
         let config = format!("{LIMITS}[gpus]\nCPU = {slots}\n{more}");
-        Self::start_told(listen, dwell, dir, &config)
+        Self::start_told(listen, dwell, dir, &config, Vec::new())
     }
 
-    fn start_told(listen: &str, dwell: &Path, dir: TempDir, config: &str) -> Result<Self> {
+    fn start_told(
+        listen: &str,
+        dwell: &Path,
+        dir: TempDir,
+        config: &str,
+        environment: Environment,
+    ) -> Result<Self> {
         std::fs::write(config_file(dir.path()), config)?;
-        let mut child = launch(dwell, dir.path(), listen, Stdio::piped())?;
+        let mut child = launch(dwell, &environment, dir.path(), listen, Stdio::piped())?;
         let stderr = child.stderr.take().ok_or("it has no standard error")?;
         let mut lines = BufReader::new(stderr).lines();
         let address = loop {
@@ -91,6 +114,7 @@ impl Server {
         let key = std::fs::read_to_string(dir.path().join("admin.key")).unwrap_or_default();
         Ok(Self {
             dwell: dwell.to_owned(),
+            environment,
             dir,
             child,
             address,
@@ -104,7 +128,8 @@ impl Server {
         self.child.kill()?;
         self.child.wait()?;
         let began = Instant::now();
-        self.child = launch(&self.dwell, self.dir.path(), &self.address, Stdio::null())?;
+        let (dwell, environment) = (&self.dwell, &self.environment);
+        self.child = launch(dwell, environment, self.dir(), &self.address, Stdio::null())?;
         Ok(began)
     }
 
@@ -172,8 +197,15 @@ fn config_file(dir: &Path) -> PathBuf {
     dir.join("dwell.toml")
 }
 
-fn launch(dwell: &Path, dir: &Path, listen: &str, stderr: Stdio) -> io::Result<Child> {
+fn launch(
+    dwell: &Path,
+    environment: &[(&str, String)],
+    dir: &Path,
+    listen: &str,
+    stderr: Stdio,
+) -> io::Result<Child> {
     Command::new(dwell)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(["serve", "--listen", listen, "--data-dir"])
         .arg(dir)
         .arg("--config")

@@ -61,7 +61,7 @@ impl Engine {
             Storage::Usual => format!("engines-{kind:?}"),
             Storage::Btrfs => format!("engines-{kind:?}-btrfs"),
         };
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let dir = crate::scratch().join(name);
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(dir.join("disk")).unwrap();
         if storage == Storage::Btrfs {

@@ -29,6 +29,11 @@ mod slurm;
 mod stories;
 mod storm;
 
+/// Where engines that are started here keep what they have.
+fn scratch() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
 /// The same for each engine.
 macro_rules! with_each_engine {
     ($($story:ident: $room:ident,)*) => {

@@ -4,6 +4,7 @@ mod cluster;
 mod faults;
 mod host;
 mod servers;
+mod stand_in;
 mod stories;
 mod storm;
 mod thousands;

@@ -12,11 +12,11 @@ use std::any::Any;
 use std::path::Path;
 
 use super::Reading;
-use super::processes::{cpu_s, families, resident_kib};
 use super::program::Program;
 use crate::Result;
 use crate::by_hand::ByHand;
 use crate::http::until_it_answers;
+use crate::processes::{cpu_s, families, resident_kib};
 use crate::server::beside;
 
 /// How a peer comes to stand; `None`, and a sentence said, where it cannot be had.

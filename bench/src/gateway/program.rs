@@ -8,9 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::processes::families;
 use crate::Result;
 use crate::http::Connection;
+use crate::processes::families;
 
 /// How long one has for ending by itself.
 const GRACE: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::daemon::Daemon;
 use super::node::{self, Node};
-use crate::image;
+use crate::{image, scratch};
 
 /// Longer than anything here takes.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -194,7 +194,7 @@ impl Cluster {
 }
 
 fn dir() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes")
+    scratch().join("kubernetes")
 }
 
 /// One of what `tests/setup/kubernetes.sh` built.

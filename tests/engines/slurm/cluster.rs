@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::host::Host;
+use crate::scratch;
 
 /// Its hosts, and which GPUs each has. The GPUs are `/dev/null`, but Slurm cannot tell.
 pub const NODES: [Gpus; 3] = [
@@ -54,7 +55,7 @@ pub struct Cluster {
 pub fn slurm() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("slurm");
+        let dir = scratch().join("slurm");
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         Cluster::start(dir, "")
@@ -68,7 +69,7 @@ impl Cluster {
             .prefix("slurm-")
             // Other users have to get at its socket.
             .permissions(PermissionsExt::from_mode(0o755))
-            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .tempdir_in(scratch())
             .unwrap();
         let mut cluster = Self::start(dir.path().to_owned(), lines);
         cluster._temporary = Some(dir);

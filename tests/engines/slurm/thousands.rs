@@ -1,42 +1,21 @@
 //! Thousands of sessions, with commands that answer as Slurm's do at that size.
 
-use std::fmt::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::servers::words;
+use super::stand_in::StandIn;
 use crate::harness::Server;
 
 const SESSIONS: usize = 5_000;
-const CLIENTS: usize = 16;
-/// How long is looked at what it costs that they are there.
-const SPAN: Duration = Duration::from_secs(20);
-
-/// The command's own process is what the job is called: no other has that number.
-const SBATCH: &str = r#"#!/bin/sh
-cat >/dev/null
-for word in "$@"; do
-  case $word in --job-name=*) name=${word#*=} ;; esac
-done
-printf '%-20s|%-100s|%-20s|%-24s|%-20s|%-12s|%-300s\n' \
-  $$ "$name" PENDING N/A 22:00 0 Priority >>DIR/jobs
-echo $$
-"#;
-
-/// Whatever it is asked, as it ignores nothing that Dwell asks for.
-const SQUEUE: &str = "#!/bin/sh\necho >>DIR/looks\nexec cat DIR/jobs\n";
-
-fn put(dir: &Path, name: &str, script: &str) {
-    let file = dir.join(name);
-    std::fs::write(&file, script.replace("DIR", &dir.display().to_string())).unwrap();
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
-}
-
-fn lines(file: &Path) -> usize {
-    std::fs::read_to_string(file).unwrap().lines().count()
-}
+const CLIENTS: usize = 8;
+/// Longer than it takes to submit all of them, or to look a few times.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// So many looks are looked at.
+const LOOKS: u32 = 6;
+/// From the end of a look to the next, unless `look_seconds` says otherwise.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// How long a process has computed.
 fn computed(pid: u32) -> Duration {
@@ -51,59 +30,72 @@ fn computed(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+async fn until(is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "it is not so");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Until that many looks have begun: all but the last are over.
+async fn looks(slurm: &StandIn, more: u32) {
+    let before = slurm.looks();
+    until(|| slurm.looks() >= before + more as usize).await;
+}
+
+/// It asks one question each time, not sooner than without sessions, and rests.
+async fn next_to_no_work(server: &Server, slurm: &StandIn, what: &str) {
+    // Until what was new is on record.
+    looks(slurm, 2).await;
+    let (before, began) = (computed(server.pid()), Instant::now());
+    looks(slurm, LOOKS).await;
+    let span = began.elapsed();
+    let took = computed(server.pid()).saturating_sub(before);
+    let said = format!("{SESSIONS} {what}: {LOOKS} looks in {span:?}, {took:?} of a core");
+    eprintln!("{said}");
+    assert!(span >= PAUSE * (LOOKS - 1), "{said}");
+    assert!(took < span / 10, "{said}");
+}
+
 #[tokio::test]
-async fn thousands_of_sessions_that_wait_are_one_question_and_next_to_no_work() {
-    let commands = tempfile::tempdir().unwrap();
-    let bin = commands.path();
-    std::fs::write(bin.join("jobs"), "").unwrap();
-    std::fs::write(bin.join("looks"), "").unwrap();
-    put(bin, "sbatch", SBATCH);
-    put(bin, "squeue", SQUEUE);
-    let config = "domain = \"http://dwell.test\"\n\
-                  [limits]\nsessions_per_machine = 100000\nsessions_per_owner = 100000\n\
+async fn thousands_of_sessions_are_one_question_and_next_to_no_work() {
+    let slurm = StandIn::new();
+    // Agents that never call are waited for.
+    let config = "[limits]\nsessions_per_machine = 100000\nsessions_per_owner = 100000\n\
+                  lost_after_seconds = 3600\n\
                   [[launcher]]\nkind = \"slurm\"\ngpus = { A10G = \"gpu:a10g\" }\n";
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let dir = tempfile::tempdir().unwrap();
-    let server =
-        Server::try_start_in(dir.path(), config, "127.0.0.1:0", &[], &[("PATH", path)]).unwrap();
+    let environment = slurm.environment();
+    let server = Server::try_start_in(dir.path(), config, "127.0.0.1:0", &[], &environment);
+    let server = server.unwrap();
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
         let api = server.api.clone();
         clients.spawn(async move {
-            for _ in 0..SESSIONS.div_ceil(CLIENTS) {
-                api.create_with(json!({"command": ["true"], "gpu": "A10G"}))
+            let mut last = String::new();
+            for _ in 0..SESSIONS / CLIENTS {
+                last = api
+                    .create_with(json!({"command": ["true"], "gpu": "A10G"}))
                     .await;
             }
+            last
         });
     }
-    clients.join_all().await;
-    let began = Instant::now();
-    let jobs = bin.join("jobs");
-    while lines(&jobs) < SESSIONS {
-        assert!(
-            began.elapsed() < Duration::from_secs(300),
-            "{}",
-            lines(&jobs)
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    // Until what was said of the last is on record.
-    let list = server.api.get("/sessions?limit=1000").await.json();
-    let last = list[0]["id"].as_str().unwrap().to_owned();
-    let is_told =
-        |session: &serde_json::Value| session["job"]["timeline"].to_string().contains("Priority");
-    server.api.until(&last, is_told).await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let some = clients.join_all().await;
+    until(|| slurm.jobs() >= SESSIONS).await;
+    next_to_no_work(&server, &slurm, "that wait").await;
+    let are = async |state: &str, said: &str| {
+        for id in &some {
+            let session: Value = server.api.session(id).await;
+            assert_eq!(session["status"], state, "{session}");
+            assert_eq!(words(&session).last().unwrap(), said, "{session}");
+        }
+    };
+    are("queued", "PENDING (Priority)").await;
 
-    let (before, looks) = (computed(server.pid()), lines(&bin.join("looks")));
-    tokio::time::sleep(SPAN).await;
-    let took = computed(server.pid()).saturating_sub(before);
-    let looks = lines(&bin.join("looks")) - looks;
-    let mut said = String::new();
-    write!(said, "{took:?} of {SPAN:?}, {looks} looks").unwrap();
-    eprintln!("{said}");
-    // One each three seconds.
-    assert!((5..=8).contains(&looks), "{said}");
-    assert!(took < SPAN / 10, "{said}");
-    assert_eq!(lines(&jobs), SESSIONS.div_ceil(CLIENTS) * CLIENTS);
+    slurm.all_run();
+    next_to_no_work(&server, &slurm, "whose jobs run").await;
+    are("starting", "RUNNING").await;
+    assert_eq!(slurm.jobs(), SESSIONS);
 }

@@ -8,7 +8,7 @@ use super::certificate::Certificate;
 use super::{Peer, upstream};
 use crate::Result;
 use crate::by_hand::free_address;
-use crate::gateway::processes::families;
+use crate::processes::families;
 use crate::server::{Server, Session, data_dir};
 
 /// Each takes so many connections only.
