@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::servers::words;
 use super::stand_in::StandIn;
 use crate::harness::Server;
+use crate::seen::words;
 
 const SESSIONS: usize = 5_000;
 const CLIENTS: usize = 8;
