@@ -23,7 +23,7 @@ STATIC := -C target-feature=+crt-static
 # Outside, for it is long in the making and the same for every checkout.
 KUBERNETES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dwell-tests/kubernetes-1.20.2
 
-.PHONY: help run agent test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-bare test-kubernetes test-ha test-browser setup setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers bench-slurm bench-kubernetes
+.PHONY: help run agent test test-unit test-simulation test-parts test-tunnel test-e2e test-faults test-engines test-slurm test-bare test-clusters test-kubernetes test-ha test-browser setup setup-slurm setup-kubernetes setup-postgres setup-browser lint deny soak fuzz mutants bench bench-containers bench-slurm bench-kubernetes
 
 help: ## List the recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ help: ## List the recipes
 run: ## A first session: a web server, its URL and the time left
 	$(CARGO) run --release -- run -- python3 -m http.server {port}
 
-test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-browser test-faults test-engines test-bare test-slurm test-kubernetes test-ha fuzz ## Everything, cheap checks first; what CI runs
+test: lint test-unit test-simulation setup test-parts test-tunnel test-e2e test-browser test-faults test-engines test-bare test-clusters test-ha fuzz ## Everything, cheap checks first; what CI runs
 
 test-unit: ## Unit and property tests, in seconds once built
 	$(CARGO) test --workspace --lib
@@ -68,8 +68,10 @@ test-engines: setup $(APPS)/jupyter.tar ## Sessions in containers: Docker Engine
 	tests/setup/alone.sh $(CARGO) test --test engines docker::
 	tests/setup/alone.sh $(CARGO) test --test engines podman::
 
-test-slurm: setup ## Sessions on Slurm: clusters of the tests' own, installed where that is possible
+setup-slurm: ## Slurm's programs, and no cluster
 	tests/setup/debian.sh slurmctld=slurmctld slurmd=slurmd squeue=slurm-client ip=iproute2 unshare=util-linux
+
+test-slurm: setup setup-slurm ## Sessions on Slurm: clusters of the tests' own
 	$(CARGO) test --test engines --no-run
 	tests/setup/alone.sh $(CARGO) test --test engines slurm::
 
@@ -82,8 +84,15 @@ test-bare: ## The static agent where there is nothing but BusyBox
 	$(CARGO) rustc -p dwell-agent -- $(STATIC)
 	tests/setup/alone.sh $(CARGO) test --test bare
 
-test-kubernetes: ## Sessions in Pods: a Kubernetes of two nodes, built in ten minutes the first time
+# Tests on Slurm wait for most of their time.
+test-clusters: setup setup-slurm ## Both, while Kubernetes is built if it has to be
+	$(MAKE) --jobs=2 --output-sync test-slurm setup-kubernetes
+	$(MAKE) test-kubernetes
+
+setup-kubernetes: ## A Kubernetes for the tests, built in ten minutes the first time
 	tests/setup/kubernetes.sh $(KUBERNETES)
+
+test-kubernetes: setup-kubernetes ## Sessions in Pods: a Kubernetes of two nodes
 	$(CARGO) test --test engines --no-run
 	$(CARGO) rustc -p dwell-agent -- $(STATIC)
 	DWELL_TEST_KUBERNETES=$(KUBERNETES) tests/setup/alone.sh $(CARGO) test --test engines kubernetes::
@@ -141,13 +150,11 @@ bench-containers: ## The figure of containers, beside `docker run`, as root
 	$(CARGO) build --release --workspace
 	tests/setup/alone.sh target/release/dwell-bench target/release/dwell containers
 
-bench-slurm: ## The figure of Slurm, beside `sbatch`, as root
-	tests/setup/debian.sh slurmctld=slurmctld slurmd=slurmd squeue=slurm-client ip=iproute2 unshare=util-linux
+bench-slurm: setup-slurm ## The figure of Slurm, beside `sbatch`, as root
 	$(CARGO) build --release --workspace
 	tests/setup/alone.sh target/release/dwell-bench target/release/dwell slurm
 
-bench-kubernetes: ## The figure of Kubernetes, beside a Pod by itself, as root
-	tests/setup/kubernetes.sh $(KUBERNETES)
+bench-kubernetes: setup-kubernetes ## The figure of Kubernetes, beside a Pod by itself, as root
 	$(CARGO) build --release --workspace
 	$(CARGO) rustc --release -p dwell-agent -- $(STATIC)
 	DWELL_TEST_KUBERNETES=$(KUBERNETES) tests/setup/alone.sh target/release/dwell-bench target/release/dwell kubernetes
