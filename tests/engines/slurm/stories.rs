@@ -296,7 +296,7 @@ async fn its_log_is_complete_and_in_order_and_says_what_it_crashed_of() {
     let _guard = cluster.shared().await;
     let server = server_of(cluster, &Manner::default());
     let count = "i=0; while [ $i -lt 500 ]; do i=$((i+1)); echo line $i; done; \
-                 echo a complaint >&2; exit 3";
+                 echo a complaint; exit 3";
     let id = server.api.create_with(on("A10G", count)).await;
     let ended = server.api.ended(&id).await;
     assert_eq!(
