@@ -4,6 +4,7 @@ mod basis;
 mod cluster;
 mod daemon;
 mod dwell;
+mod installed;
 mod namespace;
 mod node;
 mod stories;
