@@ -23,6 +23,9 @@ use crate::image;
 /// The port of the Service, which is the server's too.
 const PORT: u16 = 8080;
 
+/// Where the config says what Pods have besides.
+const POD: &str = "[launcher.pod.spec]";
+
 /// The base in a namespace of a test's own.
 struct Installed<'a> {
     namespace: Namespace<'a>,
@@ -43,12 +46,8 @@ impl<'a> Installed<'a> {
             namespace,
         };
         installed.copy();
-        installed.has_images(cluster);
-        let volume = installed.volume(&cluster.nodes[0].name).to_string();
-        installed.kubectl(&["create", "-f", "-"], &volume);
         let base = installed.files.path().display().to_string();
         installed.kubectl(&["apply", "-k", &base], "");
-        installed.serves();
         installed
     }
 
@@ -71,8 +70,9 @@ impl<'a> Installed<'a> {
                 variables.push(json!({"name": name, "value": value}));
             }
         });
-        let mut config = std::fs::read_to_string(self.file("dwell.toml")).unwrap();
-        config += &format!("hostAliases = [{{ ip = \"{HOST}\", hostnames = [\"dwell\"] }}]\n");
+        let config = std::fs::read_to_string(self.file("dwell.toml")).unwrap();
+        let names = format!("hostAliases = [{{ ip = \"{HOST}\", hostnames = [\"dwell\"] }}]");
+        let config = config.replace(POD, &format!("{POD}\n{names}"));
         std::fs::write(self.file("dwell.toml"), config).unwrap();
     }
 
@@ -91,7 +91,14 @@ impl<'a> Installed<'a> {
         std::fs::write(self.file(name), object.to_string()).unwrap();
     }
 
-    /// Those that the files name are on each node, for there is no registry.
+    /// There is neither a registry nor a provisioner of volumes.
+    fn has_what_it_needs(&self, cluster: &Cluster) {
+        self.has_images(cluster);
+        let volume = self.volume(&cluster.nodes[0].name).to_string();
+        self.kubectl(&["create", "-f", "-"], &volume);
+    }
+
+    /// Each node has those that the files name.
     fn has_images(&self, cluster: &Cluster) {
         let tree = tempfile::tempdir().unwrap();
         copy_without_symbols(&agent(), &tree.path().join("dwell-agent"));
@@ -155,6 +162,15 @@ impl<'a> Installed<'a> {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "kubectl {words:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The id of a session's Pod.
+    fn pod(&self, session: &str) -> String {
+        let label = format!("dwell/session={session}");
+        let id = "jsonpath={.items[*].metadata.uid}";
+        let pod = self.kubectl(&["get", "pods", "-l", &label, "-o", id], "");
+        assert!(!pod.is_empty(), "it has none");
+        pod
     }
 
     /// What the server's account may do with objects in a namespace.
@@ -253,10 +269,12 @@ async fn visit(url: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn what_is_installed_serves_sessions_in_pods_and_may_do_nothing_but_that() {
+async fn what_is_installed_serves_sessions_in_pods_and_they_go_on_while_it_is_started_anew() {
     let cluster = cluster().await;
     let _guard = cluster.shared().await;
     let installed = Installed::new(cluster).await;
+    installed.has_what_it_needs(cluster);
+    installed.serves();
     let words = [
         "exec", "dwell-0", "--", "dwell", "keys", "create", "--user", "ada",
     ];
@@ -271,10 +289,7 @@ async fn what_is_installed_serves_sessions_in_pods_and_may_do_nothing_but_that()
     let url = session["url"].as_str().unwrap();
     assert!(url.contains(".dwell.localhost:8080"), "{url}");
     assert_eq!(visit(url).await.as_deref(), Some("hello\n"));
-    let of_session = format!("dwell/session={id}");
-    let pod = ["get", "pods", "-l", &of_session, "-o", "name"];
-    let pod_before = installed.kubectl(&pod, "");
-    assert_eq!(pod_before.lines().count(), 1, "{pod_before}");
+    let pod = installed.pod(&id);
 
     drop(forwarded);
     installed.kubectl(&["rollout", "restart", "statefulset/dwell"], "");
@@ -282,10 +297,16 @@ async fn what_is_installed_serves_sessions_in_pods_and_may_do_nothing_but_that()
     let forwarded = Forwarded::by(&installed);
     let page = until("the app", async || visit(url).await).await;
     assert_eq!(page, "hello\n");
-    assert_eq!(installed.kubectl(&pod, ""), pod_before);
+    assert_eq!(installed.pod(&id), pod);
     let ended = forwarded.api(&key).stop(&id).await;
     assert_eq!(ended["end_reason"], "cancelled", "{ended}");
+}
 
+#[tokio::test]
+async fn what_is_installed_has_rights_on_pods_of_its_own_namespace_alone() {
+    let cluster = cluster().await;
+    let _guard = cluster.shared().await;
+    let installed = Installed::new(cluster).await;
     let [rule] = &installed.rules(&installed.namespace.name)[..] else {
         panic!("one rule")
     };
@@ -295,5 +316,5 @@ async fn what_is_installed_serves_sessions_in_pods_and_may_do_nothing_but_that()
     let verbs: BTreeSet<_> = verbs.map(|verb| verb.as_str().unwrap()).collect();
     let wanted = BTreeSet::from(["create", "delete", "get", "list", "watch"]);
     assert_eq!(verbs, wanted);
-    assert_eq!(installed.rules("kube-system"), Vec::<Value>::new());
+    assert_eq!(installed.rules("default"), Vec::<Value>::new());
 }
