@@ -82,7 +82,7 @@ test-bare: ## The static agent where there is nothing but BusyBox
 	$(CARGO) rustc -p dwell-agent -- $(STATIC)
 	tests/setup/alone.sh $(CARGO) test --test bare
 
-test-kubernetes: ## Sessions in Pods: a Kubernetes of two nodes, built in ten minutes the first time
+test-kubernetes: setup-postgres ## Sessions in Pods: a Kubernetes of two nodes, built in ten minutes the first time
 	tests/setup/kubernetes.sh $(KUBERNETES)
 	$(CARGO) test --test engines --no-run
 	$(CARGO) rustc -p dwell-agent -- $(STATIC)
