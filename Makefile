@@ -92,7 +92,7 @@ test-clusters: setup setup-slurm ## Both, while Kubernetes is built if it has to
 setup-kubernetes: ## A Kubernetes for the tests, built in ten minutes the first time
 	tests/setup/kubernetes.sh $(KUBERNETES)
 
-test-kubernetes: setup-kubernetes ## Sessions in Pods: a Kubernetes of two nodes
+test-kubernetes: setup-kubernetes setup-postgres ## Sessions in Pods: a Kubernetes of two nodes
 	$(CARGO) test --test engines --no-run
 	$(CARGO) rustc -p dwell-agent -- $(STATIC)
 	DWELL_TEST_KUBERNETES=$(KUBERNETES) tests/setup/alone.sh $(CARGO) test --test engines kubernetes::

@@ -393,3 +393,12 @@ fn urls_name_a_host_that_clients_can_use() {
     assert!(check_host("me@gpu").is_err());
     assert!(check_host("").is_err());
 }
+
+#[test]
+fn what_is_installed_on_kubernetes_has_a_config_that_is_understood() {
+    read(include_str!("../../deploy/kubernetes/base/dwell.toml")).unwrap();
+    read(include_str!(
+        "../../deploy/kubernetes/several-servers/dwell.toml"
+    ))
+    .unwrap();
+}

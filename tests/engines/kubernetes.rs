@@ -5,6 +5,7 @@ mod cluster;
 mod daemon;
 mod dwell;
 mod faults;
+mod installed;
 mod namespace;
 mod node;
 mod stories;

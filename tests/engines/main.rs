@@ -24,6 +24,9 @@ mod kubernetes;
 #[expect(dead_code, reason = "storms of other engines need more")]
 #[path = "../faults/ledger.rs"]
 mod ledger;
+#[expect(dead_code, reason = "tests of the store need more")]
+#[path = "../postgres/cluster.rs"]
+mod postgres;
 mod seen;
 mod slurm;
 mod stories;

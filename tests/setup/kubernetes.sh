@@ -9,7 +9,7 @@ version=1.20.2
 
 "$here/debian.sh" etcd=etcd-server etcdctl=etcd-client containerd=containerd runc=runc \
   busybox=busybox-static /usr/lib/cni/bridge=containernetworking-plugins iptables=iptables \
-  ip=iproute2 mount=mount unshare=util-linux
+  ip=iproute2 kubectl=kubernetes-client mount=mount unshare=util-linux
 
 mkdir -p "$1"
 cd "$1"

@@ -176,7 +176,7 @@ async fn agent_image(cluster: &Cluster) -> &'static str {
 }
 
 /// The one that runs in any image, for it is linked with nothing.
-fn agent() -> PathBuf {
+pub fn agent() -> PathBuf {
     let agent = Path::new(DWELL).with_file_name("dwell-agent");
     assert!(agent.exists(), "`make test-kubernetes` builds the agent");
     let named = Command::new("ldd").arg(&agent).output().unwrap();
@@ -185,7 +185,7 @@ fn agent() -> PathBuf {
 }
 
 /// Each Pod has a copy of its own, and most of it is for debuggers.
-fn copy_without_symbols(program: &Path, copy: &Path) {
+pub fn copy_without_symbols(program: &Path, copy: &Path) {
     let stripped = Command::new("strip")
         .arg("-o")
         .arg(copy)
