@@ -65,7 +65,8 @@ impl Server {
         dwell: &Path,
         environment: impl Into<Environment>,
     ) -> Result<Self> {
-        let config = format!("{LIMITS}[[launcher]]\n{launcher}");
+        // Sessions are private where others reach the server, unless it is told otherwise.
+        let config = format!("access = \"link\"\n{LIMITS}[[launcher]]\n{launcher}");
         Self::start_told(listen, dwell, data_dir(dwell)?, &config, environment.into())
     }
 

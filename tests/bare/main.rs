@@ -1,6 +1,11 @@
 //! The static agent where there is nothing but BusyBox, and nothing that it could be linked
 //! with. Needs the rights of root in a namespace, and `make test-bare`.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot go on has failed"
+)]
 
 #[path = "../agent/host.rs"]
 #[expect(dead_code, reason = "the agent's own tests need more")]
