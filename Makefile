@@ -123,6 +123,7 @@ $(APPS)/.ready: tests/setup/browser.sh tests/setup/debian.sh
 lint: ## Formatting and lints, warnings being errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --test engines --test bare -- -D warnings
 
 deny: ## Licences, advisories and duplicates of dependencies (needs cargo-deny)
 	cargo deny check

@@ -2,6 +2,7 @@
 //! with. Needs the rights of root in a namespace, and `make test-bare`.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
     reason = "a test that cannot go on has failed"
