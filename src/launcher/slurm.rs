@@ -1,18 +1,18 @@
-//! Slurm: a batch job a session, asked for by Slurm's own commands, which find the cluster
-//! as they do for everybody (`SLURM_CONF`).
+//! Slurm: a batch job a session.
 //!
 //! Every job of ours is known by its name. Ids are not enough: they are used again.
 
 mod commands;
-mod listing;
+mod gres;
+mod interface;
+mod job;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use dwell_core::gpu::GpuType;
 use dwell_core::id::SessionId;
 use dwell_core::job::{JobId, JobState, JobStatus, Jobs};
-use dwell_core::machine::Container;
 use dwell_core::time::Millis;
 
 use super::cluster::{
@@ -20,7 +20,8 @@ use super::cluster::{
 };
 use super::handout::{quoted, script};
 use crate::clock;
-use commands::{CommandError, Commands};
+use commands::Commands;
+use interface::{Batch, Interface, Node, SlurmError};
 
 /// The engine's word for a type whose jobs ask for no GPU.
 const NO_GPU: &str = "none";
@@ -60,12 +61,19 @@ pub enum ContainersBy {
     Apptainer,
 }
 
+impl SlurmSettings {
+    /// Where a job's own words go.
+    fn output(&self) -> &str {
+        self.output.as_deref().unwrap_or("/dev/null")
+    }
+}
+
 /// A Slurm cluster.
 pub struct Slurm {
     settings: SlurmSettings,
     gpus: BTreeMap<GpuType, String>,
     installation: String,
-    commands: Commands,
+    interface: Box<dyn Interface>,
 }
 
 impl Slurm {
@@ -76,7 +84,7 @@ impl Slurm {
             settings,
             gpus: cluster.gpus.clone(),
             installation: installation.to_owned(),
-            commands: Commands::default(),
+            interface: Box::new(Commands::default()),
         }
     }
 }
@@ -84,24 +92,14 @@ impl Slurm {
 #[async_trait]
 impl Cluster for Slurm {
     async fn submit(&self, order: &Order) -> Result<JobStatus, SubmitError> {
-        let words = self.submission(order).map_err(SubmitError::Refused)?;
-        let within = order
-            .container
-            .as_ref()
-            .and_then(|container| self.within(container));
-        let script = script(order, self.settings.agent.as_deref(), within.as_deref());
-        let printed = self.commands.run_with("sbatch", &words, &script).await;
-        let printed = printed.map_err(|error| match error {
-            CommandError::Refused(why) => SubmitError::Refused(format!("Slurm refuses: {why}")),
-            CommandError::Unclear(why) => SubmitError::Unclear(why),
+        let batch = self.batch(order).map_err(SubmitError::Refused)?;
+        let id = self.interface.submit(&batch).await;
+        let id = id.map_err(|error| match error {
+            SlurmError::Refused(why) => SubmitError::Refused(format!("Slurm refuses: {why}")),
+            SlurmError::Unclear(why) => SubmitError::Unclear(why),
         })?;
-        // `17`, or `17;cluster` where there are several.
-        let id = printed.trim().split(';').next().unwrap_or_default();
-        if id.parse::<u32>().is_err() {
-            return Err(SubmitError::Unclear(format!("sbatch printed {printed:?}")));
-        }
         Ok(JobStatus {
-            id: JobId(id.to_owned()),
+            id,
             state: JobState::Pending,
             words: "PENDING".to_owned(),
             starts_at: None,
@@ -110,125 +108,74 @@ impl Cluster for Slurm {
     }
 
     async fn jobs(&self) -> Result<Jobs, String> {
-        let words = [
-            "--noheader".to_owned(),
-            "--states=all".to_owned(),
-            format!("--user={}", nix::unistd::geteuid()),
-            format!("--Format={}", listing::FORMAT),
-        ];
-        // Moments are seconds since 1970, whatever the host's zone.
-        let commands = self.commands.clone().with(&[("SLURM_TIME_FORMAT", "%s")]);
-        let printed = commands.run("squeue", &words).await;
-        let printed = printed.map_err(|error| error.to_string())?;
+        let jobs = self.interface.jobs().await;
+        let jobs = jobs.map_err(|error| error.to_string())?.into_iter();
         let now = clock::wall();
-        let ours = printed.lines().filter_map(|line| {
-            let row = listing::row(line, now)?;
-            let session = session_of_job(&self.installation, &row.name)?;
-            Some((session, row.status))
+        let ours = jobs.filter_map(|job| {
+            let session = session_of_job(&self.installation, &job.name)?;
+            Some((session, job.status(now)))
         });
         Ok(Jobs(ours.collect()))
     }
 
     async fn cancel(&self, session: SessionId, job: &JobId) -> Result<(), String> {
         let name = job_name(&self.installation, session);
-        let words = [format!("--name={name}"), job.0.clone()];
-        match self.commands.run("scancel", &words).await {
-            Ok(_) => Ok(()),
-            Err(CommandError::Refused(why)) if is_gone(&why) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
+        unless_gone(self.interface.cancel(&name, job).await)
     }
 
-    /// By the name alone: by the id it might be another's, and so would the limit.
     async fn limit(
         &self,
         session: SessionId,
-        _job: &JobId,
+        job: &JobId,
         time_limit: Millis,
     ) -> Result<(), String> {
-        let words = [
-            "update".to_owned(),
-            format!("JobName={}", job_name(&self.installation, session)),
-            format!("UserID={}", nix::unistd::geteuid()),
-            format!("TimeLimit={}", minutes(time_limit)),
-        ];
-        match self.commands.run("scontrol", &words).await {
-            Ok(_) => Ok(()),
-            Err(CommandError::Refused(why)) if is_gone(&why) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
+        let name = job_name(&self.installation, session);
+        let limited = self.interface.limit(&name, job, minutes(time_limit)).await;
+        unless_gone(limited)
     }
 
     async fn capacity(&self) -> Result<BTreeMap<GpuType, Capacity>, String> {
-        let partition = self.settings.partition.as_ref();
-        let partition = partition.map(|partition| format!("--partition={partition}"));
-        let nodes = ["--noheader", "--Node"].map(str::to_owned).into_iter();
-        let nodes: Vec<_> = nodes
-            .chain([format!("--Format={}", listing::NODE_FORMAT)])
-            .chain(partition.clone())
-            .collect();
-        let waiting = ["--noheader", "--states=PENDING", "--format=%b"].map(str::to_owned);
-        let waiting: Vec<_> = waiting.into_iter().chain(partition).collect();
+        let partition = self.settings.partition.as_deref();
         let (nodes, waiting) = tokio::join!(
-            self.commands.run("sinfo", &nodes),
-            self.commands.run("squeue", &waiting)
+            self.interface.nodes(partition),
+            self.interface.waiting(partition)
         );
         let nodes = nodes.map_err(|error| error.to_string())?;
         let waiting = waiting.map_err(|error| error.to_string())?;
-        let capacities = self.gpus.iter().map(|(gpu_type, word)| {
-            let mut capacity = Capacity::default();
-            for line in nodes.lines() {
-                listing::add_node(&mut capacity, line, word);
-            }
-            let waits = |line: &&str| listing::count(line, word) > 0;
-            capacity.waiting = u32::try_from(waiting.lines().filter(waits).count()).unwrap_or(0);
-            (gpu_type.clone(), capacity)
-        });
+        let of = |word: &String| Capacity::of(word, &nodes, &waiting);
+        let capacities = self.gpus.iter().map(|(gpu, word)| (gpu.clone(), of(word)));
         Ok(capacities.collect())
     }
 }
 
-impl Slurm {
-    /// The options of `sbatch` for a job.
-    fn submission(&self, order: &Order) -> Result<Vec<String>, String> {
-        let settings = &self.settings;
-        let option = |name: &str, value: &str| format!("--{name}={value}");
-        let mut words = vec![
-            "--parsable".to_owned(),
-            // A second run would have the whole of the session's time again.
-            "--no-requeue".to_owned(),
-            // What sbatch has itself, which is little. Anything else has the node make the
-            // environment of a login, which takes seconds and may fail.
-            option("export", "ALL"),
-            option("job-name", &order.name),
-            option("comment", &order.session.to_string()),
-            option("time", &minutes(order.time_limit)),
-            option("chdir", "/"),
-            option("output", settings.output.as_deref().unwrap_or("/dev/null")),
-        ];
-        let named = [
-            ("partition", &settings.partition),
-            ("account", &settings.account),
-            ("qos", &settings.qos),
-        ];
-        for (name, value) in named {
-            words.extend(value.as_ref().map(|value| option(name, value)));
-        }
-        if let Some(cpus) = settings.cpus {
-            words.push(option("cpus-per-task", &cpus.to_string()));
-        }
-        if let Some(mib) = settings.memory_mib.or(order.limits.memory_mib) {
-            words.push(format!("--mem={mib}M"));
-        }
-        match self.gpus.get(&order.gpu_type).map(String::as_str) {
-            None | Some(NO_GPU) => {}
-            Some(word) => words.push(format!("--gres={word}:1")),
-        }
-        match (&order.container, settings.containers) {
-            (None, _) | (Some(_), Some(ContainersBy::Apptainer)) => {}
-            (Some(container), Some(ContainersBy::Pyxis)) => {
-                words.push(option("container-image", &container.image));
+impl Capacity {
+    /// Of GPUs that are called `word`.
+    fn of(word: &str, nodes: &[Node], waiting: &[String]) -> Self {
+        let mut capacity = Self::default();
+        // One that is in several partitions may be listed for each.
+        let mut seen = BTreeSet::new();
+        for node in nodes {
+            if node.is_up && seen.insert(&*node.name) {
+                let total = gres::count(&node.gres, word);
+                capacity.total += total;
+                capacity.free += total.saturating_sub(gres::count(&node.gres_used, word));
             }
+        }
+        let waits = |gres: &&String| gres::count(gres, word) > 0;
+        capacity.waiting = u32::try_from(waiting.iter().filter(waits).count()).unwrap_or(u32::MAX);
+        capacity
+    }
+}
+
+impl Slurm {
+    /// The job that an order is for.
+    fn batch<'a>(&'a self, order: &'a Order) -> Result<Batch<'a>, String> {
+        let settings = &self.settings;
+        let image = order.container.as_ref().map(|it| it.image.as_str());
+        let (image, within) = match (image, settings.containers) {
+            (None, _) => (None, None),
+            (Some(image), Some(ContainersBy::Pyxis)) => (Some(image), None),
+            (Some(image), Some(ContainersBy::Apptainer)) => (None, Some(apptainer(image))),
             (Some(_), None) => {
                 return Err(
                     "This cluster runs no images; set containers = \"pyxis\" or \"apptainer\" in \
@@ -236,38 +183,71 @@ impl Slurm {
                         .to_owned(),
                 );
             }
-        }
-        words.extend(settings.options.iter().cloned());
-        Ok(words)
+        };
+        let gres = match self.gpus.get(&order.gpu_type).map(String::as_str) {
+            None | Some(NO_GPU) => None,
+            Some(word) => Some(format!("{word}:1")),
+        };
+        Ok(Batch {
+            settings,
+            name: &order.name,
+            comment: order.session.to_string(),
+            minutes: minutes(order.time_limit),
+            gres,
+            memory_mib: settings.memory_mib.or(order.limits.memory_mib),
+            image,
+            script: script(order, settings.agent.as_deref(), within.as_deref()),
+        })
     }
+}
 
-    /// What the job puts its agent behind, so that it runs in this container.
-    fn within(&self, container: &Container) -> Option<String> {
-        if self.settings.containers != Some(ContainersBy::Apptainer) {
-            return None;
-        }
-        let image = &container.image;
-        // A file, or the address of one that is not Docker's.
-        let is_named_whole = image.starts_with('/') || image.contains("://");
-        let scheme = if is_named_whole { "" } else { "docker://" };
-        let image = quoted(&format!("{scheme}{image}"));
-        Some(format!("apptainer exec --nv --bind \"$1\" {image}"))
-    }
+/// What a job puts its agent behind, so that it runs in this image.
+fn apptainer(image: &str) -> String {
+    // A file, or the address of one that is not Docker's.
+    let is_named_whole = image.starts_with('/') || image.contains("://");
+    let scheme = if is_named_whole { "" } else { "docker://" };
+    let image = quoted(&format!("{scheme}{image}"));
+    format!("apptainer exec --nv --bind \"$1\" {image}")
 }
 
 /// Slurm counts in minutes: never fewer than are needed.
-fn minutes(time_limit: Millis) -> String {
-    time_limit.0.div_ceil(60_000).to_string()
+const fn minutes(time_limit: Millis) -> u64 {
+    time_limit.0.div_ceil(60_000)
 }
 
-/// Is there nothing left to be asked of a job about which Slurm says this?
-fn is_gone(words: &str) -> bool {
-    [
-        "Invalid job id",
-        "No jobs with",
-        "already completing or completed",
-        "already finished",
-    ]
-    .iter()
-    .any(|it| words.contains(it))
+/// What is asked of a job that is gone is done.
+fn unless_gone(done: Result<(), SlurmError>) -> Result<(), String> {
+    match done {
+        Err(error) if !error.is_of_a_job_that_is_gone() => Err(error.to_string()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_are_counted_once_on_nodes_that_are_up() {
+        let node = |name: &str, is_up, gres_used: &str| Node {
+            name: name.to_owned(),
+            is_up,
+            gres: "gpu:a10g:4,gpu:l4:2".to_owned(),
+            gres_used: gres_used.to_owned(),
+        };
+        let nodes = [
+            node("n1", true, "gpu:a10g:1(IDX:0),gpu:l4:0(IDX:N/A)"),
+            node("n1", true, "gpu:a10g:1(IDX:0),gpu:l4:0(IDX:N/A)"),
+            node("n2", true, "gpu:a10g:0(IDX:N/A)"),
+            node("n3", false, "gpu:a10g:0"),
+        ];
+        let waiting = ["gres:gpu:a10g:1", "gres/gpu:a10g:2", "gres:gpu:l4:1", "N/A"];
+        let waiting = waiting.map(str::to_owned);
+        let capacity = Capacity {
+            total: 8,
+            free: 7,
+            waiting: 2,
+        };
+        assert_eq!(Capacity::of("gpu:a10g", &nodes, &waiting), capacity);
+    }
 }

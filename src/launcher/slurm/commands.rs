@@ -1,290 +1,112 @@
-//! Slurm's commands, each with a limit on its time, and what their refusals mean.
+//! Asking Slurm by its own commands, which find the cluster as they do for everybody
+//! (`SLURM_CONF`).
 
-use std::io;
-use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+mod listing;
+mod run;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
-use tokio::time::timeout;
+use async_trait::async_trait;
+use dwell_core::job::JobId;
 
-use crate::agent::environment;
+use super::interface::{Batch, Interface, Node, SlurmError};
+use super::job::Job;
+use run::Runner;
 
-/// How long a command may take. A controller that is busy makes its clients wait.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// The commands that the server's `PATH` has.
+#[derive(Default)]
+pub(super) struct Commands(Runner);
 
-/// By these Slurm's commands find the cluster. Its other variables are options that somebody
-/// set for commands of their own (`SBATCH_PARTITION`, `SQUEUE_FORMAT`).
-const FIND_THE_CLUSTER: [&str; 3] = ["SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS"];
-
-/// What Slurm says when it has not heard, or not answered, or cannot just now: it may have
-/// done what it was asked for, or may do it when it is asked again.
-const UNCLEAR: [&str; 17] = [
-    "Unable to contact slurm controller",
-    "Socket timed out",
-    "Zero Bytes were transmitted",
-    "Communication connection failure",
-    "Communication shutdown failure",
-    "Message send failure",
-    "Message receive failure",
-    "Unexpected message received",
-    "Connection refused",
-    "Connection reset",
-    "Connection timed out",
-    "Resource temporarily unavailable",
-    "controller in standby mode",
-    // Its queue is full, or all its ids are in use.
-    "sleeping and retrying",
-    "try again",
-    // The daemon that says who asks is not there.
-    "Protocol authentication error",
-    "Munge",
-];
-
-/// Why a command did not do what it was to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum CommandError {
-    /// Slurm says no, in these words.
-    #[error("{0}")]
-    Refused(String),
-    /// It is not known what Slurm did.
-    #[error("{0}")]
-    Unclear(String),
-}
-
-/// Runs Slurm's commands.
-#[derive(Clone, Debug)]
-pub(super) struct Commands {
-    answer_within: Duration,
-    more: &'static [(&'static str, &'static str)],
-}
-
-impl Default for Commands {
-    fn default() -> Self {
-        Self {
-            answer_within: ANSWER_WITHIN,
-            more: &[],
+#[async_trait]
+impl Interface for Commands {
+    async fn submit(&self, batch: &Batch<'_>) -> Result<JobId, SlurmError> {
+        let words = submission(batch);
+        let printed = self.0.run_with("sbatch", &words, &batch.script).await?;
+        // `17`, or `17;cluster` where there are several.
+        let id = printed.trim().split(';').next().unwrap_or_default();
+        if id.parse::<u32>().is_err() {
+            return Err(SlurmError::Unclear(format!("sbatch printed {printed:?}")));
         }
+        Ok(JobId(id.to_owned()))
+    }
+
+    async fn jobs(&self) -> Result<Vec<Job>, SlurmError> {
+        let words = [
+            "--noheader".to_owned(),
+            "--states=all".to_owned(),
+            format!("--user={}", nix::unistd::geteuid()),
+            option("Format", listing::JOB_FORMAT),
+        ];
+        // Moments are seconds since 1970, whatever the host's zone.
+        let runner = self.0.clone().with(&[("SLURM_TIME_FORMAT", "%s")]);
+        let printed = runner.run("squeue", &words).await?;
+        Ok(printed.lines().filter_map(listing::job).collect())
+    }
+
+    async fn cancel(&self, name: &str, id: &JobId) -> Result<(), SlurmError> {
+        let words = [option("name", name), id.0.clone()];
+        self.0.run("scancel", &words).await.map(drop)
+    }
+
+    /// By the name alone: `scontrol` takes it or the id.
+    async fn limit(&self, name: &str, _: &JobId, minutes: u64) -> Result<(), SlurmError> {
+        let words = [
+            "update".to_owned(),
+            format!("JobName={name}"),
+            format!("UserID={}", nix::unistd::geteuid()),
+            format!("TimeLimit={minutes}"),
+        ];
+        self.0.run("scontrol", &words).await.map(drop)
+    }
+
+    async fn nodes(&self, partition: Option<&str>) -> Result<Vec<Node>, SlurmError> {
+        let mut words = vec!["--noheader".to_owned(), "--Node".to_owned()];
+        words.push(option("Format", listing::NODE_FORMAT));
+        words.extend(partition.map(|partition| option("partition", partition)));
+        let printed = self.0.run("sinfo", &words).await?;
+        Ok(printed.lines().filter_map(listing::node).collect())
+    }
+
+    async fn waiting(&self, partition: Option<&str>) -> Result<Vec<String>, SlurmError> {
+        let mut words = ["--noheader", "--states=PENDING", "--format=%b"]
+            .map(str::to_owned)
+            .to_vec();
+        words.extend(partition.map(|partition| option("partition", partition)));
+        let printed = self.0.run("squeue", &words).await?;
+        Ok(printed.lines().map(str::to_owned).collect())
     }
 }
 
-impl Commands {
-    /// The same, with these in their environment.
-    pub(super) const fn with(self, more: &'static [(&'static str, &'static str)]) -> Self {
-        Self { more, ..self }
-    }
-
-    /// What `program` prints.
-    pub(super) async fn run(
-        &self,
-        program: &str,
-        words: &[String],
-    ) -> Result<String, CommandError> {
-        self.run_with(program, words, "").await
-    }
-
-    /// The same, `input` being what it reads.
-    pub(super) async fn run_with(
-        &self,
-        program: &str,
-        words: &[String],
-        input: &str,
-    ) -> Result<String, CommandError> {
-        let mut command = Command::new(program);
-        command
-            .args(words)
-            .env_clear()
-            .envs(own_environment())
-            .envs(self.more.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = command
-            .spawn()
-            .map_err(|error| cannot_run(program, &error))?;
-        let (stdin, stdout, stderr) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (mut printed, mut said) = (Vec::new(), Vec::new());
-        let talk = async {
-            let write = async {
-                if let Some(mut stdin) = stdin {
-                    // One that does not read it says why by itself.
-                    let _ = stdin.write_all(input.as_bytes()).await;
-                }
-            };
-            let read = async {
-                match stdout {
-                    Some(mut stdout) => stdout.read_to_end(&mut printed).await.map(drop),
-                    None => Ok(()),
-                }
-            };
-            let hear = async {
-                match stderr {
-                    Some(mut stderr) => stderr.read_to_end(&mut said).await.map(drop),
-                    None => Ok(()),
-                }
-            };
-            let ((), read, heard) = tokio::join!(write, read, hear);
-            read.and(heard)?;
-            child.wait().await
-        };
-        let ended = timeout(self.answer_within, talk).await;
-        let words = without_prefixes(&String::from_utf8_lossy(&said));
-        match ended {
-            Ok(Ok(status)) if status.success() => {
-                Ok(String::from_utf8_lossy(&printed).into_owned())
-            }
-            Ok(Ok(status)) => Err(failure(program, status, words)),
-            Ok(Err(error)) => Err(CommandError::Unclear(format!("{program}: {error}"))),
-            Err(_) => Err(CommandError::Unclear(format!(
-                "{program} did not end within {:?}: {words}",
-                self.answer_within
-            ))),
-        }
-    }
+fn option(name: &str, value: &str) -> String {
+    format!("--{name}={value}")
 }
 
-/// What every program needs, and what finds the cluster.
-fn own_environment() -> impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)> {
-    let is_kept = |name: &std::ffi::OsString| {
-        name.to_str().is_some_and(|name| {
-            environment::PASSED.contains(&name) || FIND_THE_CLUSTER.contains(&name)
-        })
-    };
-    std::env::vars_os().filter(move |(name, _)| is_kept(name))
-}
-
-/// Nothing was asked for; it may be when this host has room for the program again.
-fn cannot_run(program: &str, error: &io::Error) -> CommandError {
-    let is_not_there = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
-    if is_not_there.contains(&error.kind()) {
-        return CommandError::Refused(format!(
-            "{program} cannot be run ({error}); Slurm's commands must be on the server's PATH"
-        ));
+/// The options of `sbatch` for a job.
+fn submission(batch: &Batch<'_>) -> Vec<String> {
+    let settings = batch.settings;
+    let mut words = vec![
+        "--parsable".to_owned(),
+        // A second run would have the whole of the session's time again.
+        "--no-requeue".to_owned(),
+        // What sbatch has itself, which is little. Anything else has the node make the
+        // environment of a login, which takes seconds and may fail.
+        option("export", "ALL"),
+        option("job-name", batch.name),
+        option("comment", &batch.comment),
+        option("time", &batch.minutes.to_string()),
+        option("chdir", "/"),
+        option("output", settings.output()),
+    ];
+    let named = [
+        ("partition", settings.partition.clone()),
+        ("account", settings.account.clone()),
+        ("qos", settings.qos.clone()),
+        ("cpus-per-task", settings.cpus.map(|cpus| cpus.to_string())),
+        ("mem", batch.memory_mib.map(|mib| format!("{mib}M"))),
+        ("gres", batch.gres.clone()),
+        ("container-image", batch.image.map(str::to_owned)),
+    ];
+    for (name, value) in named {
+        words.extend(value.map(|value| option(name, &value)));
     }
-    CommandError::Unclear(format!("{program} cannot be run: {error}"))
-}
-
-fn failure(program: &str, status: ExitStatus, words: String) -> CommandError {
-    if words.is_empty() {
-        CommandError::Unclear(format!("{program} ended with {status}"))
-    } else if status.code().is_none() || UNCLEAR.iter().any(|it| words.contains(it)) {
-        CommandError::Unclear(words)
-    } else {
-        CommandError::Refused(words)
-    }
-}
-
-/// What a command wrote, without what it puts before each line: `sbatch: error: `.
-fn without_prefixes(stderr: &str) -> String {
-    let lines = stderr.lines().map(|line| {
-        let bare = line.trim();
-        let bare = bare.split_once("error: ").map_or(bare, |(_, rest)| rest);
-        bare.trim_start_matches("Batch job submission failed: ")
-    });
-    lines
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slurms_own_words_are_kept_and_its_prefixes_are_not() {
-        let stderr = "sbatch: error: invalid partition specified: nope\n\
-                      sbatch: error: Batch job submission failed: Invalid partition name specified\n";
-        assert_eq!(
-            without_prefixes(stderr),
-            "invalid partition specified: nope; Invalid partition name specified"
-        );
-    }
-
-    /// Each as Slurm said it.
-    #[tokio::test]
-    async fn a_refusal_is_one_thing_and_a_controller_that_does_not_answer_another() {
-        let commands = Commands::default();
-        for refusal in [
-            "sbatch: error: Batch job submission failed: Invalid account",
-            "sbatch: error: Batch job submission failed: Invalid partition name specified",
-            "sbatch: error: Batch job submission failed: Requested node configuration is not available",
-            "sbatch: error: Memory specification can not be satisfied",
-            "sbatch: error: Batch job submission failed: User's group not permitted to use this partition",
-            "sbatch: unrecognized option '--bogus'",
-            "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)",
-        ] {
-            let answer = commands.run("sh", &says(refusal)).await;
-            assert!(
-                matches!(answer, Err(CommandError::Refused(_))),
-                "{answer:?}"
-            );
-        }
-        for silence in [
-            "squeue: error: Unable to contact slurm controller (connect failure)",
-            "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
-            "Unexpected message received for job 1",
-            "Job can not be altered now, try again later for job 1",
-            "sbatch: error: Munge encode failed: Failed to access \"/run/munge\": No such file",
-            "sbatch: error: Slurm job queue full, sleeping and retrying",
-        ] {
-            let answer = commands.run("sh", &says(silence)).await;
-            assert!(
-                matches!(answer, Err(CommandError::Unclear(_))),
-                "{answer:?}"
-            );
-        }
-        let silent = commands.run("sh", &shell("exit 7")).await;
-        assert!(
-            matches!(silent, Err(CommandError::Unclear(_))),
-            "{silent:?}"
-        );
-        let killed = commands.run("sh", &shell("echo no >&2; kill -9 $$")).await;
-        assert_eq!(killed, Err(CommandError::Unclear("no".into())));
-        let missing = commands.run("no-such-program", &[]).await.unwrap_err();
-        assert!(missing.to_string().contains("PATH"), "{missing}");
-        assert_eq!(commands.run_with("cat", &[], "in").await, Ok("in".into()));
-    }
-
-    /// `sbatch` retries for minutes where Slurm has no room for a job.
-    #[tokio::test]
-    async fn a_command_that_does_not_end_is_given_up_and_its_words_are_kept() {
-        let commands = Commands {
-            answer_within: Duration::from_millis(200),
-            ..Commands::default()
-        };
-        let words = "Slurm temporarily unable to accept job, sleeping and retrying";
-        let script = format!("echo 'sbatch: error: {words}' >&2; exec sleep 60");
-        let Err(CommandError::Unclear(said)) = commands.run("sh", &shell(&script)).await else {
-            panic!("it is not unclear")
-        };
-        assert!(said.ends_with(words), "{said}");
-    }
-
-    #[tokio::test]
-    async fn commands_see_neither_options_nor_secrets_of_whoever_started_the_server() {
-        let commands = Commands::default().with(&[("SLURM_TIME_FORMAT", "%s")]);
-        let seen = commands.run("env", &[]).await.unwrap();
-        let names: Vec<_> = seen
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .collect();
-        assert!(names.contains(&("SLURM_TIME_FORMAT", "%s")), "{seen}");
-        for (name, _) in names {
-            let is_known = environment::PASSED.contains(&name)
-                || FIND_THE_CLUSTER.contains(&name)
-                || name == "SLURM_TIME_FORMAT";
-            assert!(is_known, "{name}");
-        }
-    }
-
-    fn shell(script: &str) -> [String; 2] {
-        ["-c".to_owned(), script.to_owned()]
-    }
-
-    fn says(words: &str) -> [String; 2] {
-        shell(&format!("cat >&2 <<'END'\n{words}\nEND\nexit 1"))
-    }
+    words.extend(settings.options.iter().cloned());
+    words
 }
