@@ -69,7 +69,9 @@ test-engines: setup $(APPS)/jupyter.tar ## Sessions in containers: Docker Engine
 	tests/setup/alone.sh $(CARGO) test --test engines podman::
 
 setup-slurm: ## Slurm's programs, and no cluster
-	tests/setup/debian.sh slurmctld=slurmctld slurmd=slurmd squeue=slurm-client ip=iproute2 unshare=util-linux
+	tests/setup/debian.sh slurmctld=slurmctld slurmd=slurmd squeue=slurm-client \
+	  slurmrestd=slurmrestd '/usr/lib/*/slurm-wlm/auth_jwt.so=slurm-wlm-jwt-plugin' \
+	  ip=iproute2 unshare=util-linux setpriv=util-linux
 
 test-slurm: setup setup-slurm ## Sessions on Slurm: clusters of the tests' own
 	$(CARGO) test --test engines --no-run

@@ -13,6 +13,7 @@ use crate::engine::{EngineSettings, GpuPassing, Subnets};
 use crate::launcher::cluster::{ClusterEngine, ClusterSettings};
 use crate::launcher::kubernetes::KubernetesSettings;
 use crate::launcher::local::Manner;
+use crate::launcher::slurm::rest::{RestAddress, RestSettings};
 use crate::launcher::slurm::{ContainersBy, SlurmSettings};
 
 /// What the tables say.
@@ -218,7 +219,7 @@ fn cluster(
 }
 
 /// What a table says of Slurm.
-fn slurm(table: &mut Table<'_>, _: &Path) -> Result<ClusterEngine, ConfigError> {
+fn slurm(table: &mut Table<'_>, here: &Path) -> Result<ClusterEngine, ConfigError> {
     /// More than any node has.
     const MOST_CPUS: u32 = 100_000;
     /// A pebibyte.
@@ -243,9 +244,20 @@ fn slurm(table: &mut Table<'_>, _: &Path) -> Result<ClusterEngine, ConfigError> 
     };
     let cpus = table.take("cpus").map(|it| it.whole(1..=MOST_CPUS));
     let memory_mib = table.take("memory_mib").map(|it| it.whole(1..=MOST_MIB));
-    let options = table.take("options").map(|entry| entry.words());
+    let options = table.take("options");
     let moves = table.take("moves_time_limits").map(|entry| entry.truth());
-    Ok(ClusterEngine::Slurm(SlurmSettings {
+    let rest = slurmrestd(table, here)?;
+    if let (Some(options), Some(_)) = (&options, &rest) {
+        return Err(options.error("is of sbatch; what slurmrestd is to be told besides is job"));
+    }
+    if rest.is_some() && containers == Some(ContainersBy::Pyxis) {
+        return Err(table.error(
+            "cannot have Pyxis run images, which is asked for by an option of sbatch; set \
+             containers = \"apptainer\", or leave out slurmrestd",
+        ));
+    }
+    let options = options.map(|entry| entry.words());
+    Ok(ClusterEngine::Slurm(Box::new(SlurmSettings {
         partition,
         account,
         qos,
@@ -256,7 +268,52 @@ fn slurm(table: &mut Table<'_>, _: &Path) -> Result<ClusterEngine, ConfigError> 
         memory_mib: memory_mib.transpose()?.map(u64::from),
         options: options.transpose()?.unwrap_or_default(),
         moves_time_limits: moves.transpose()?.unwrap_or_default(),
+        rest,
+    })))
+}
+
+/// What a table says of slurmrestd.
+fn slurmrestd(table: &mut Table<'_>, here: &Path) -> Result<Option<RestSettings>, ConfigError> {
+    let address = table.take("slurmrestd");
+    let user = table.take("user").map(|entry| entry.parse(check_word));
+    let token_file = path(table, "token_file", here)?;
+    let certificate = path(table, "slurmrestd_certificate", here)?;
+    let job = table.take("job");
+    let job = job.map(|entry| entry.table().and_then(|_| entry.json()));
+    let job = job.transpose()?;
+    let user = user.transpose()?;
+    let Some(address) = address else {
+        if user.is_some() || token_file.is_some() || certificate.is_some() || job.is_some() {
+            return Err(table.error(
+                "says user, token_file, slurmrestd_certificate or job, which are for slurmrestd; \
+                 set that too",
+            ));
+        }
+        return Ok(None);
+    };
+    let own_name = || {
+        let own = nix::unistd::User::from_uid(nix::unistd::geteuid());
+        own.ok().flatten().map(|user| user.name)
+    };
+    Ok(Some(RestSettings {
+        user: user.or_else(own_name).ok_or_else(|| {
+            address.error("needs to know whose jobs are ours, by name; set user too")
+        })?,
+        address: address.parse(rest_address)?,
+        token_file,
+        certificate,
+        job: job.unwrap_or_else(|| serde_json::json!({})),
     }))
+}
+
+fn rest_address(text: &str) -> Result<RestAddress, String> {
+    match text.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(RestAddress::Socket(path.into())),
+        Some(_) => Err(format!(
+            "\"{text}\" is no socket; write it like unix:///run/slurmrestd/slurmrestd.socket"
+        )),
+        None => parse_origin(text).map(RestAddress::Origin),
+    }
 }
 
 /// What a table says of Kubernetes.

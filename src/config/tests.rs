@@ -143,6 +143,21 @@ fn clusters_are_asked_in_the_order_of_the_file_and_this_host_if_it_is_named() {
             "is neither \"pyxis\" nor \"apptainer\"",
         ),
         ("partitions = \"a\"", "did you mean \"partition\"?"),
+        ("token_file = \"jwt\"", "which are for slurmrestd"),
+        ("slurmrestd = \"10.0.0.1\"", "is no server's address"),
+        ("slurmrestd = \"unix:run\"", "is no server's address"),
+        (
+            "slurmrestd = \"http://s:6820\"\noptions = [\"--x\"]",
+            "is of sbatch",
+        ),
+        (
+            "slurmrestd = \"http://s:6820\"\ncontainers = \"pyxis\"",
+            "set containers = \"apptainer\"",
+        ),
+        (
+            "slurmrestd = \"http://s:6820\"\njob = \"x\"",
+            "must be a table",
+        ),
     ] {
         let gpus = if line.starts_with("gpus") {
             ""

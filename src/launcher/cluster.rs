@@ -153,7 +153,7 @@ pub struct ClusterSettings {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClusterEngine {
     /// Slurm.
-    Slurm(SlurmSettings),
+    Slurm(Box<SlurmSettings>),
     /// Kubernetes.
     Kubernetes(Box<KubernetesSettings>),
 }
@@ -171,7 +171,8 @@ impl ClusterEngine {
     ) -> Result<Arc<dyn Cluster>, String> {
         match self {
             Self::Slurm(settings) => {
-                let slurm = Slurm::new(settings.clone(), cluster, installation);
+                let settings = (**settings).clone();
+                let slurm = Slurm::new(settings, cluster, installation);
                 Ok(Arc::new(slurm))
             }
             Self::Kubernetes(settings) => {

@@ -85,6 +85,12 @@ try_in() {
   rm -f "$draft"
 }
 
+# A job has of its user what whoever asked for it gave it, which is nothing by slurmrestd.
+if [ -z "${HOME:-}" ] && has getent; then
+  HOME=$(getent passwd "$(id -u)" | cut -d: -f6)
+  export HOME
+fi
+
 draft=
 [ -z "$fixed" ] || { become "$fixed"; fail "$CANNOT_RUN"; }
 

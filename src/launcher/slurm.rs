@@ -6,6 +6,7 @@ mod commands;
 mod gres;
 mod interface;
 mod job;
+pub mod rest;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,7 @@ use super::handout::{quoted, script};
 use crate::clock;
 use commands::Commands;
 use interface::{Batch, Interface, Node, SlurmError};
+use rest::{Rest, RestSettings};
 
 /// The engine's word for a type whose jobs ask for no GPU.
 const NO_GPU: &str = "none";
@@ -50,6 +52,8 @@ pub struct SlurmSettings {
     pub agent: Option<String>,
     /// Whether limits of jobs can be moved: Slurm lets operators alone raise them.
     pub moves_time_limits: bool,
+    /// The slurmrestd that is asked. Slurm's own commands are, if none.
+    pub rest: Option<RestSettings>,
 }
 
 /// What runs images on a cluster.
@@ -77,14 +81,18 @@ pub struct Slurm {
 }
 
 impl Slurm {
-    /// The cluster that Slurm's commands reach from here.
+    /// The cluster that Slurm's commands reach from here, or slurmrestd.
     #[must_use]
     pub fn new(settings: SlurmSettings, cluster: &ClusterSettings, installation: &str) -> Self {
+        let interface: Box<dyn Interface> = match settings.rest.clone() {
+            Some(rest) => Box::new(Rest::new(rest)),
+            None => Box::new(Commands::default()),
+        };
         Self {
             settings,
             gpus: cluster.gpus.clone(),
             installation: installation.to_owned(),
-            interface: Box::new(Commands::default()),
+            interface,
         }
     }
 }

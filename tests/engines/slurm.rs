@@ -3,6 +3,8 @@
 mod cluster;
 mod faults;
 mod host;
+mod rest;
+mod restd;
 mod servers;
 mod stand_in;
 mod stories;

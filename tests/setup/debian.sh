@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Programs that the tests start: what is missing is installed where that is possible.
+# What is no program is named by its path, which may have wildcards.
 # usage: debian.sh PROGRAM=PACKAGE…
 set -euo pipefail
 
 missing=()
 for program in "$@"; do
-  command -v "${program%%=*}" >/dev/null || missing+=("${program#*=}")
+  wanted=${program%%=*}
+  command -v "$wanted" >/dev/null || compgen -G "$wanted" >/dev/null ||
+    missing+=("${program#*=}")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

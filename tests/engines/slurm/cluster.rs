@@ -291,9 +291,7 @@ impl Cluster {
 }
 
 fn munge(dir: &Path) -> Host {
-    let key: [u8; 128] = std::array::from_fn(|_| fastrand::u8(..));
-    std::fs::write(dir.join("munge.key"), key).unwrap();
-    std::fs::set_permissions(dir.join("munge.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    write_key(&dir.join("munge.key"));
     let at = |option: &str, name: &str| format!("--{option}={}", dir.join(name).display());
     let files = [
         at("key-file", "munge.key"),
@@ -312,6 +310,12 @@ fn munge(dir: &Path) -> Host {
         std::thread::sleep(Duration::from_millis(5));
     }
     munge
+}
+
+fn write_key(file: &Path) {
+    let key: [u8; 128] = std::array::from_fn(|_| fastrand::u8(..));
+    std::fs::write(file, key).unwrap();
+    std::fs::set_permissions(file, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -357,6 +361,7 @@ fn configure(dir: &Path, ports: [u16; 1 + NODES.len()], lines: &str) {
     std::fs::write(dir.join("slurm.conf"), text).unwrap();
     std::fs::write(dir.join("gres.conf"), gres).unwrap();
     std::fs::write(dir.join("cgroup.conf"), "CgroupPlugin=cgroup/v1\n").unwrap();
+    write_key(&dir.join("jwt.key"));
 }
 
 /// Jobs are whatever descends from their first process, and nobody limits them.
@@ -366,6 +371,8 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket=DIR/munge.sock
+AuthAltTypes=auth/jwt
+AuthAltParameters=jwt_key=DIR/jwt.key
 StateSaveLocation=DIR/state
 SlurmdSpoolDir=DIR/spool-%n
 SlurmctldPidFile=DIR/slurmctld.pid

@@ -12,7 +12,10 @@ use crate::harness::{Server, app_processes, processes, signal};
 use crate::seen::{event_is_true, extended, job_of, queued, sentence, served, with_job, words};
 
 /// Slurm's commands give a controller that is away less time.
-const IMPATIENT: &str = "MessageTimeout=2";
+pub const IMPATIENT: &str = "MessageTimeout=2";
+
+/// It uses them again soon.
+pub const FEW_IDS: &str = "MinJobAge=2\nFirstJobId=7\nMaxJobId=10";
 
 /// One session that runs, and its job.
 async fn running(server: &Server, gpu: &str) -> (String, String) {
@@ -165,11 +168,23 @@ async fn what_neither_its_agent_nor_its_first_process_ends_slurm_ends() {
 #[tokio::test]
 async fn a_controller_that_is_away_disturbs_no_session_and_new_ones_wait_for_it() {
     let cluster = Cluster::with(IMPATIENT);
-    let server = server_of(&cluster, &Manner::default());
+    let gone = || cluster.kill_slurmctld();
+    let back = || cluster.slurmctld_comes_back();
+    nobody_is_disturbed(&cluster, &Manner::default(), gone, back).await;
+}
+
+/// While what a server asks is away.
+pub async fn nobody_is_disturbed(
+    cluster: &Cluster,
+    manner: &Manner,
+    gone: impl Fn(),
+    back: impl Fn(),
+) {
+    let server = server_of(cluster, manner);
     let (stays, job) = running(&server, "A10G").await;
     let (goes, _) = running(&server, "A10G").await;
     cluster.is_saved().await;
-    cluster.kill_slurmctld();
+    gone();
     let new = server.api.create_with(web("A10G")).await;
     let unwanted = server.api.create_with(web("A10G")).await;
     assert_eq!(
@@ -187,7 +202,7 @@ async fn a_controller_that_is_away_disturbs_no_session_and_new_ones_wait_for_it(
     tokio::time::sleep(Duration::from_secs(8)).await;
     answers(&server, &stays).await;
     assert_ne!(server.api.session(&new).await["status"], "ended");
-    cluster.slurmctld_comes_back();
+    back();
     server.api.running(&new).await;
     let ended = server.api.ended(&unwanted).await;
     assert_eq!(ended["end_reason"], "cancelled", "{ended}");
@@ -198,7 +213,7 @@ async fn a_controller_that_is_away_disturbs_no_session_and_new_ones_wait_for_it(
     for id in [&stays, &new] {
         server.api.stop(id).await;
     }
-    nothing_is_left(&cluster, &[stays, goes, new, unwanted]).await;
+    nothing_is_left(cluster, &[stays, goes, new, unwanted]).await;
 }
 
 #[tokio::test]
@@ -282,8 +297,12 @@ async fn a_job_that_slurm_knows_no_more_when_the_server_is_back_ends_its_session
 
 #[tokio::test]
 async fn ids_that_come_again_confuse_nothing() {
-    let cluster = Cluster::with("MinJobAge=2\nFirstJobId=7\nMaxJobId=10");
-    let server = server_of(&cluster, &Manner::default());
+    ids_come_again(&Cluster::with(FEW_IDS), &Manner::default()).await;
+}
+
+/// Of a cluster with [`FEW_IDS`].
+pub async fn ids_come_again(cluster: &Cluster, manner: &Manner) {
+    let server = server_of(cluster, manner);
     let (stays, kept) = running(&server, "A10G").await;
     let mut ids = Vec::new();
     let mut jobs = Vec::new();
@@ -301,7 +320,7 @@ async fn ids_that_come_again_confuse_nothing() {
     answers(&server, &stays).await;
     server.api.stop(&stays).await;
     ids.push(stays);
-    nothing_is_left(&cluster, &ids).await;
+    nothing_is_left(cluster, &ids).await;
 }
 
 // --- Hosts --------------------------------------------------------------------

@@ -17,9 +17,13 @@ use crate::seen::{
 
 #[tokio::test]
 async fn an_app_in_a_job_is_reached_by_its_url_sees_its_gpu_and_ends_when_it_is_told_to() {
+    an_app_sees_its_gpu(&Manner::default()).await;
+}
+
+pub async fn an_app_sees_its_gpu(manner: &Manner) {
     let cluster = slurm();
     let _guard = cluster.shared().await;
-    let server = server_of(cluster, &Manner::default());
+    let server = server_of(cluster, manner);
     let script = "echo on $CUDA_VISIBLE_DEVICES; exec python3 -S -m http.server $PORT";
     let id = server.api.create_with(on("L4", script)).await;
     let running = server.api.running(&id).await;
@@ -66,9 +70,13 @@ async fn sessions_of_two_types_of_gpu_run_each_where_its_type_is() {
 
 #[tokio::test]
 async fn a_session_that_finds_no_gpu_waits_with_slurms_reason_and_estimate_until_one_ends() {
+    it_waits_for_a_gpu(&Manner::default()).await;
+}
+
+pub async fn it_waits_for_a_gpu(manner: &Manner) {
     let cluster = slurm();
     let _guard = cluster.alone().await;
-    let server = server_of(cluster, &Manner::default());
+    let server = server_of(cluster, manner);
     let api = &server.api;
     let mut ids = Vec::new();
     for _ in 0..2 {
@@ -100,12 +108,16 @@ async fn a_session_that_finds_no_gpu_waits_with_slurms_reason_and_estimate_until
 
 #[tokio::test]
 async fn a_gpu_of_this_host_goes_first_then_slurms_and_what_is_free_is_shown_of_each() {
+    what_is_free_is_shown(Manner::default()).await;
+}
+
+pub async fn what_is_free_is_shown(manner: Manner) {
     let cluster = slurm();
     let _guard = cluster.alone().await;
     let manner = Manner {
         limits: "relaunch_after_seconds = 2\nlost_after_seconds = 6\n\
                  [gpus]\nL4 = 1\n[[launcher]]\nkind = \"local\"",
-        ..Manner::default()
+        ..manner
     };
     let server = server_of(cluster, &manner);
     let api = &server.api;
@@ -152,9 +164,13 @@ async fn a_gpu_of_this_host_goes_first_then_slurms_and_what_is_free_is_shown_of_
 
 #[tokio::test]
 async fn an_extension_past_the_jobs_time_limit_moves_it() {
+    an_extension_moves_the_limit(&Manner::default()).await;
+}
+
+pub async fn an_extension_moves_the_limit(manner: &Manner) {
     let cluster = slurm();
     let _guard = cluster.shared().await;
-    let server = server_of(cluster, &Manner::default());
+    let server = server_of(cluster, manner);
     let id = server.api.create_with(web("A10G")).await;
     let job = job_of(&server.api.running(&id).await);
     let before = cluster.job(&job).unwrap()["time_limit"].as_u64().unwrap();
@@ -188,9 +204,13 @@ async fn where_limits_cannot_be_moved_a_job_has_the_longest_from_its_start() {
 
 #[tokio::test]
 async fn a_session_is_cancelled_whatever_its_job_does() {
+    it_is_cancelled_in_each_state(&Manner::default()).await;
+}
+
+pub async fn it_is_cancelled_in_each_state(manner: &Manner) {
     let cluster = slurm();
     let _guard = cluster.alone().await;
-    let server = server_of(cluster, &Manner::default());
+    let server = server_of(cluster, manner);
     let api = &server.api;
     // That does not go by itself.
     let stubborn = here("tests/apps/stubborn.py");

@@ -1,0 +1,94 @@
+//! The same by slurmrestd, where the server has none of Slurm's commands.
+
+use super::cluster::{Cluster, slurm};
+use super::restd::{Restd, restd};
+use super::servers::{Manner, server_of, web};
+use super::{faults, stories};
+use crate::harness::DWELL;
+use crate::seen::sentence;
+
+#[tokio::test]
+async fn an_app_is_reached_by_its_url_sees_its_gpu_and_ends_when_it_is_told_to() {
+    stories::an_app_sees_its_gpu(&restd().manner()).await;
+}
+
+#[tokio::test]
+async fn a_session_that_finds_no_gpu_waits_with_slurms_reason_and_estimate() {
+    stories::it_waits_for_a_gpu(&restd().manner()).await;
+}
+
+#[tokio::test]
+async fn what_is_free_and_what_waits_is_shown() {
+    let manner = Manner {
+        // One session is on this host.
+        environment: Vec::new(),
+        ..restd().manner()
+    };
+    stories::what_is_free_is_shown(manner).await;
+}
+
+#[tokio::test]
+async fn an_extension_past_the_jobs_time_limit_moves_it() {
+    stories::an_extension_moves_the_limit(&restd().manner()).await;
+}
+
+#[tokio::test]
+async fn a_session_is_cancelled_whatever_its_job_does() {
+    stories::it_is_cancelled_in_each_state(&restd().manner()).await;
+}
+
+#[tokio::test]
+async fn what_slurm_refuses_fails_its_session_in_slurms_words() {
+    let cluster = slurm();
+    let _guard = cluster.shared().await;
+    for (more, said) in [
+        (
+            "job = { constraints = \"nope\" }",
+            "Invalid feature specification",
+        ),
+        ("job = { bogus = 1 }", "bogus"),
+        (
+            "memory_mib = 1000000",
+            "Requested node configuration is not available",
+        ),
+    ] {
+        let launcher = format!("agent = \"{DWELL}\"\n{}{more}", restd().launcher());
+        let manner = Manner {
+            launcher,
+            ..restd().manner()
+        };
+        let server = server_of(cluster, &manner);
+        let id = server.api.create_with(web("A10G")).await;
+        let ended = server.api.ended(&id).await;
+        assert_eq!(ended["end_reason"], "failed", "{ended}");
+        let sentence = sentence(&ended);
+        assert!(
+            sentence.starts_with("Slurm refuses: ") && sentence.contains(said),
+            "{sentence}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn ids_that_come_again_confuse_nothing() {
+    let cluster = Cluster::with(faults::FEW_IDS);
+    let restd = Restd::of(&cluster);
+    faults::ids_come_again(&cluster, &restd.manner()).await;
+}
+
+#[tokio::test]
+async fn a_slurmrestd_that_is_away_disturbs_no_session_and_new_ones_wait_for_it() {
+    let cluster = Cluster::with(faults::IMPATIENT);
+    let restd = Restd::of(&cluster);
+    let (gone, back) = (|| restd.kill(), || restd.comes_back());
+    faults::nobody_is_disturbed(&cluster, &restd.manner(), gone, back).await;
+}
+
+#[tokio::test]
+async fn a_controller_that_is_away_disturbs_no_session_and_new_ones_wait_for_it() {
+    let cluster = Cluster::with(faults::IMPATIENT);
+    let restd = Restd::of(&cluster);
+    let gone = || cluster.kill_slurmctld();
+    let back = || cluster.slurmctld_comes_back();
+    faults::nobody_is_disturbed(&cluster, &restd.manner(), gone, back).await;
+}
