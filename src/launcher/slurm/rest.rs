@@ -181,7 +181,7 @@ impl Rest {
             *self.known() = None;
         }
         match serde_json::from_slice::<Answer>(&text) {
-            Ok(answer) if status.is_success() || !answer.errors.is_empty() => Ok(answer),
+            Ok(answer) if status.is_success() || answer.is_error() => Ok(answer),
             Ok(_) | Err(_) => Err(SlurmError::Unclear(format!(
                 "slurmrestd answers {status} to {path}, and not as it should"
             ))),
@@ -297,3 +297,6 @@ impl Rest {
         Ok(Box::new(stream.map_err(|error| error.to_string())?))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! The same by slurmrestd, where the server has none of Slurm's commands.
 
+use serde_json::Value;
+
 use super::cluster::{Cluster, slurm};
-use super::restd::{Restd, restd};
+use super::restd::{Restd, SocketRestd, restd};
 use super::servers::{Manner, server_of, web};
 use super::{faults, stories};
 use crate::harness::DWELL;
-use crate::seen::sentence;
+use crate::seen::{job_of, sentence, words};
 
 #[tokio::test]
 async fn an_app_is_reached_by_its_url_sees_its_gpu_and_ends_when_it_is_told_to() {
@@ -52,7 +54,7 @@ async fn what_slurm_refuses_fails_its_session_in_slurms_words() {
             "Requested node configuration is not available",
         ),
     ] {
-        let launcher = format!("agent = \"{DWELL}\"\n{}{more}", restd().launcher());
+        let launcher = format!("agent = \"{DWELL}\"\n{}{more}", restd().launcher);
         let manner = Manner {
             launcher,
             ..restd().manner()
@@ -67,6 +69,29 @@ async fn what_slurm_refuses_fails_its_session_in_slurms_words() {
             "{sentence}"
         );
     }
+}
+
+#[tokio::test]
+async fn by_its_socket_jobs_are_those_of_whom_it_is_and_nobody_elses() {
+    let cluster = Cluster::with("");
+    let restd = SocketRestd::of(&cluster);
+    let server = server_of(&cluster, &restd.manner());
+    cluster.command(&["scontrol", "update", "PartitionName=gpu", "State=DOWN"]);
+    let id = server.api.create_with(web("A10G")).await;
+    let says = |session: &Value| {
+        let last = words(session).pop();
+        last.is_some_and(|it| it == "PENDING (PartitionDown)")
+    };
+    let job = job_of(&server.api.until(&id, says).await);
+    assert_eq!(cluster.job(&job).unwrap()["user_name"], "nobody");
+    // One that is called the same, but is root's.
+    let name = cluster.job(&job).unwrap()["name"].clone();
+    let name = format!("--job-name={}", name.as_str().unwrap());
+    let others = cluster.submit(&[&name], "true");
+    let ended = server.api.stop(&id).await;
+    assert_eq!(ended["end_reason"], "cancelled", "{ended}");
+    cluster.becomes(&job, "CANCELLED").await;
+    assert_eq!(cluster.job(&others).unwrap()["job_state"], "PENDING");
 }
 
 #[tokio::test]

@@ -111,7 +111,11 @@ impl Version {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Answer {
-    pub errors: Vec<Fault>,
+    errors: Vec<Fault>,
+    /// What became of each job that was to be ended, since version 0.0.41.
+    status: Option<Vec<Outcome>>,
+    /// What became of each job that was to be changed.
+    results: Option<Vec<Fault>>,
     pub job_id: Option<u64>,
     pub jobs: Vec<WireJob>,
     pub nodes: Vec<WireNode>,
@@ -120,23 +124,56 @@ pub(super) struct Answer {
 /// Something that went wrong.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Fault {
+struct Fault {
     description: Option<String>,
     error: Option<String>,
+    error_code: Option<i64>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Outcome {
+    error: OutcomeError,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OutcomeError {
+    code: i64,
+    string: Option<String>,
+}
+
+/// What says no more than that something went wrong.
+const NOTHING_NEW: &str = "Batch job submission failed";
+
 impl Answer {
-    /// This, unless it says that something went wrong.
+    /// Whether it says that something went wrong with the request as a whole.
+    pub(super) const fn is_error(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    /// This, unless it says that anything went wrong.
     pub(super) fn done(self) -> Result<Self, SlurmError> {
-        if self.errors.is_empty() {
+        let of_errors = self.errors.iter();
+        let of_errors = of_errors.map(|fault| [&fault.description, &fault.error]);
+        let of_results = self.results.iter().flatten();
+        let of_results = of_results.filter(|fault| fault.error_code.is_some_and(|it| it != 0));
+        let of_results = of_results.map(|fault| [&fault.description, &fault.error]);
+        let of_outcomes = self.status.iter().flatten().map(|it| &it.error);
+        let of_outcomes = of_outcomes.filter(|error| error.code != 0);
+        let of_outcomes = of_outcomes.map(|error| [&None, &error.string]);
+        let mut faults = of_errors.chain(of_results).chain(of_outcomes).peekable();
+        if faults.peek().is_none() {
+            drop(faults);
             return Ok(self);
         }
         let mut words: Vec<&str> = Vec::new();
-        for fault in &self.errors {
-            for said in [&fault.description, &fault.error].into_iter().flatten() {
-                if !said.is_empty() && !words.iter().any(|it| it.contains(&**said)) {
-                    words.push(said);
-                }
+        for said in faults.flatten().flatten() {
+            if !said.is_empty()
+                && said != NOTHING_NEW
+                && !words.iter().any(|it| it.contains(&**said))
+            {
+                words.push(said);
             }
         }
         Err(SlurmError::saying(match words.as_slice() {
@@ -336,5 +373,186 @@ impl Exit {
             Self::Said { return_code } => return_code.get()?.try_into().ok(),
             Self::Other(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::SlurmSettings;
+    use super::*;
+
+    const OLD: Version = Version(38);
+    const NEW: Version = Version(43);
+
+    fn answer(json: Value) -> Answer {
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// As version 22.05 said it, and 25.05, of the same job but for the numbers.
+    #[test]
+    fn a_job_is_read_whichever_version_says_it() {
+        let job = |json: Value| answer(json!({"jobs": [json]})).jobs.remove(0).job();
+        let old = job(json!({
+            "job_id": 17, "name": "a-b", "job_state": "FAILED", "state_reason": "NonZeroExitCode",
+            "start_time": 1_795_744_317, "time_limit": 3, "exit_code": 20992,
+            "user_name": "root", "partition": "gpu", "tres_per_node": "gres:gpu:a10g:1"
+        }));
+        let number = |number: u64| json!({"set": true, "infinite": false, "number": number});
+        let new = job(json!({
+            "job_id": 17, "name": "a-b", "job_state": ["FAILED"],
+            "state_reason": "NonZeroExitCode", "start_time": number(1_795_744_317),
+            "time_limit": number(3), "user_name": "root", "partition": "gpu",
+            "exit_code": {"status": ["ERROR"], "return_code": number(82),
+                          "signal": {"id": {"set": false, "infinite": false, "number": 0},
+                                     "name": ""}},
+            "tres_per_node": "gres/gpu:a10g:1"
+        }));
+        let read = Job {
+            id: "17".into(),
+            name: "a-b".into(),
+            state: "FAILED".into(),
+            reason: "NonZeroExitCode".into(),
+            starts_at: Some(Timestamp(1_795_744_317_000)),
+            time_limit: Some(Millis::from_minutes(3)),
+            exit_status: Some(82),
+        };
+        assert_eq!(old, Some(read.clone()));
+        assert_eq!(new, Some(read));
+    }
+
+    #[test]
+    fn what_is_not_said_or_not_known_is_nothing_and_hides_no_other_job() {
+        let none = json!({"set": false, "infinite": true, "number": 0});
+        let jobs = answer(json!({"jobs": [
+            {"job_id": null, "name": "part of an array"},
+            {"job_id": 1, "job_state": ["PENDING", "REQUEUED"], "start_time": 0,
+             "time_limit": 4_294_967_294_u64, "exit_code": null, "state_reason": null},
+            {"job_id": 2, "job_state": {"odd": 1}, "start_time": none, "time_limit": none,
+             "exit_code": "odd", "state_reason": ["Priority"], "user_name": null},
+        ]}));
+        let jobs: Vec<_> = jobs.jobs.into_iter().filter_map(WireJob::job).collect();
+        let read = |id: &str, state: &str, reason: &str| Job {
+            id: id.into(),
+            state: state.into(),
+            reason: reason.into(),
+            ..Job::default()
+        };
+        let wanted = [read("1", "PENDING REQUEUED", ""), read("2", "", "Priority")];
+        assert_eq!(jobs, wanted);
+    }
+
+    #[test]
+    fn a_job_that_waits_asks_for_gpus_in_its_partitions() {
+        let waits = |state: &str, partition: &str| {
+            let job = json!({"job_id": 1, "job_state": state, "partition": partition,
+                             "tres_per_node": "gres:gpu:l4:1"});
+            let job = answer(json!({"jobs": [job]})).jobs.remove(0);
+            job.waits_for(Some("gpu")).is_some()
+        };
+        assert!(waits("PENDING", "gpu") && waits("PENDING", "cpu,gpu"));
+        assert!(!waits("RUNNING", "gpu") && !waits("PENDING", "gpus"));
+    }
+
+    #[test]
+    fn a_node_is_up_if_jobs_may_run_there_whichever_version_says_it() {
+        let node = |state: Value, flags: Value| {
+            let node = json!({"name": "n1", "state": state, "state_flags": flags,
+                              "partitions": ["gpu", "urgent"], "gres": "gpu:a10g:4",
+                              "gres_used": "gpu:a10g:1(IDX:0)"});
+            answer(json!({"nodes": [node]})).nodes.remove(0)
+        };
+        for (state, flags, is_up) in [
+            (json!("mixed"), json!([]), true),
+            (json!("idle"), json!(["DRAIN"]), false),
+            (json!("down"), json!(["NOT_RESPONDING"]), false),
+            (json!(["MIXED", "PLANNED"]), json!(null), true),
+            (json!(["IDLE", "DRAIN"]), json!(null), false),
+            (json!(["ALLOCATED", "COMPLETING"]), json!(null), true),
+        ] {
+            let read = node(state.clone(), flags).node(Some("gpu")).unwrap();
+            assert_eq!((read.is_up, &*read.gres), (is_up, "gpu:a10g:4"), "{state}");
+        }
+        let elsewhere = node(json!("idle"), json!([])).node(Some("cpu"));
+        assert_eq!(elsewhere, None);
+    }
+
+    #[test]
+    fn what_goes_wrong_is_said_in_slurms_words_wherever_they_stand() {
+        let trouble = |json: Value| answer(json).done().err();
+        let refused = |words: &str| Some(SlurmError::Refused(words.to_owned()));
+        let fine = json!({"errors": [], "warnings": [{"description": "odd"}], "results": null,
+                          "status": [{"error": {"string": "No error", "code": 0}}]});
+        assert_eq!(trouble(fine), None);
+        for (json, words) in [
+            (
+                json!({"errors": [{"description": "Batch job submission failed",
+                                   "error": "Invalid partition name specified"}]}),
+                "Invalid partition name specified",
+            ),
+            (
+                json!({"errors": [{"description": "Unknown key \"bogus\""},
+                                  {"error": "Failure during parsing"}]}),
+                "Unknown key \"bogus\"; Failure during parsing",
+            ),
+            (
+                json!({"errors": [], "results": [{"job_id": 1, "error_code": 2010,
+                                                  "error": "Access denied"}]}),
+                "Access denied",
+            ),
+        ] {
+            assert_eq!(trouble(json), refused(words));
+        }
+        let gone = json!({"errors": [], "status": [
+            {"error": {"string": "Job/step already completing or completed", "code": 2021},
+             "job_id": {"set": true, "infinite": false, "number": 1}}]});
+        assert!(trouble(gone).unwrap().is_of_a_job_that_is_gone());
+        for unclear in [
+            json!({"errors": [{"description": "Failed while looking for jobs",
+                               "error": "Unspecified error"}]}),
+            json!({"errors": [{"description": "Unable to query jobs",
+                               "error": "Protocol authentication error"}]}),
+            json!({"errors": [{}]}),
+        ] {
+            let trouble = trouble(unclear);
+            assert!(
+                matches!(trouble, Some(SlurmError::Unclear(_))),
+                "{trouble:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_job_is_told_of_as_each_version_takes_it_and_the_configuration_has_the_last_word() {
+        let settings = SlurmSettings {
+            partition: Some("gpu".into()),
+            cpus: Some(2),
+            ..SlurmSettings::default()
+        };
+        let batch = Batch {
+            settings: &settings,
+            name: "dwell-a-b",
+            comment: "b".into(),
+            minutes: 7,
+            gres: Some("gpu:l4:1".into()),
+            memory_mib: Some(512),
+            image: None,
+            script: "#!/bin/sh".into(),
+        };
+        let more = json!({"nice": 3, "current_working_directory": "/tmp"});
+        let old = json!({"script": "#!/bin/sh", "job": {
+            "name": "dwell-a-b", "comment": "b", "time_limit": 7, "partition": "gpu",
+            "current_working_directory": "/tmp", "standard_output": "/dev/null",
+            "cpus_per_task": 2, "memory_per_node": 512, "gres": "gpu:l4:1", "no_requeue": true,
+            "environment": {"PATH": PATH}, "nice": 3
+        }});
+        assert_eq!(OLD.submission(&batch, &more), old);
+        let number = |number: u64| json!({"set": true, "infinite": false, "number": number});
+        let new = json!({"script": "#!/bin/sh", "job": {
+            "name": "dwell-a-b", "comment": "b", "time_limit": number(7), "partition": "gpu",
+            "current_working_directory": "/tmp", "standard_output": "/dev/null",
+            "cpus_per_task": 2, "memory_per_node": number(512), "tres_per_node": "gres/gpu:l4:1",
+            "requeue": false, "environment": [format!("PATH={PATH}")], "nice": 3
+        }});
+        assert_eq!(NEW.submission(&batch, &more), new);
     }
 }
