@@ -622,11 +622,8 @@ fn clusters(
         PlaceConfig::Cluster(cluster) => Some(cluster.clone()),
     };
     let clusters = config.places.iter().filter_map(of_place).map(|cluster| {
-        let name = cluster.settings.name.clone();
-        let engine = cluster
-            .engine
-            .connect(&cluster.settings, &secrets.installation())
-            .map_err(|why| StartError(format!("launcher {name}: {why}")))?;
+        let installation = secrets.installation();
+        let engine = cluster.engine.connect(&cluster.settings, &installation);
         let server_url = where_nodes_reach_us(config, &cluster.settings, listens_at)?;
         Ok(Arc::new(ClusterLauncher::new(
             cluster.settings,

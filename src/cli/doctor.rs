@@ -1,5 +1,6 @@
 //! `dwell doctor`: what this host allows, and what to do about what it does not.
 
+mod clusters;
 mod containers;
 
 use std::fs;
@@ -129,6 +130,7 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
         cgroups(Path::new("/sys/fs/cgroup")),
     ]);
     findings.extend(containers::containers(config.as_ref()).await);
+    findings.extend(clusters::clusters(config.as_ref()).await);
     findings.push(open_files());
     if args.json.json {
         let json = serde_json::to_string(&findings).map_err(|why| Failure::new(why.to_string()))?;

@@ -161,23 +161,16 @@ pub enum ClusterEngine {
 impl ClusterEngine {
     /// The engine, of a cluster with these settings; `installation` is what our jobs are
     /// known by.
-    ///
-    /// # Errors
-    /// A sentence, when it cannot be spoken to.
-    pub fn connect(
-        &self,
-        cluster: &ClusterSettings,
-        installation: &str,
-    ) -> Result<Arc<dyn Cluster>, String> {
+    #[must_use]
+    pub fn connect(&self, cluster: &ClusterSettings, installation: &str) -> Arc<dyn Cluster> {
         match self {
             Self::Slurm(settings) => {
                 let settings = (**settings).clone();
-                let slurm = Slurm::new(settings, cluster, installation);
-                Ok(Arc::new(slurm))
+                Arc::new(Slurm::new(settings, cluster, installation))
             }
             Self::Kubernetes(settings) => {
                 let settings = (**settings).clone();
-                Ok(Arc::new(Kubernetes::new(settings, cluster, installation)))
+                Arc::new(Kubernetes::new(settings, cluster, installation))
             }
         }
     }

@@ -242,6 +242,16 @@ fn the_doctor_looks_at_what_the_config_names() {
             .starts_with("start it")
     );
 
+    let launcher = "[[launcher]]\nkind = \"slurm\"\ngpus = { L4 = \"gpu:l4\" }\n\
+                    slurmrestd = \"unix:///nowhere/slurmrestd.socket\"\n";
+    let (code, findings) = doctor(launcher);
+    assert_eq!(code, Some(1), "{findings:?}");
+    let cluster = named(&findings, "cluster");
+    assert_eq!(cluster["verdict"], "fail");
+    let found = cluster["found"].as_str().unwrap();
+    let begins = "slurm cannot be asked (slurmrestd at /nowhere/slurmrestd.socket: ";
+    assert!(found.starts_with(begins), "{found}");
+
     let (code, findings) = doctor("lisen = \"x\"\n");
     assert_eq!(code, Some(1), "{findings:?}");
     let config = named(&findings, "config");

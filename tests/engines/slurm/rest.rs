@@ -1,5 +1,7 @@
 //! The same by slurmrestd, where the server has none of Slurm's commands.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use super::cluster::{Cluster, slurm};
@@ -37,6 +39,33 @@ async fn an_extension_past_the_jobs_time_limit_moves_it() {
 #[tokio::test]
 async fn a_session_is_cancelled_whatever_its_job_does() {
     stories::it_is_cancelled_in_each_state(&restd().manner()).await;
+}
+
+#[tokio::test]
+async fn the_doctor_says_whether_slurm_answers_and_has_such_gpus() {
+    let cluster = slurm();
+    let _guard = cluster.alone().await;
+    let by_rest = restd().launcher.clone();
+    for way in ["", &by_rest] {
+        for (word, says) in [
+            ("gpu:l4", "slurm answers, 2 of 2 L4 free"),
+            ("gpu:l5", "slurm has no gpu:l5 on any node that is up"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("dwell.toml");
+            let gpus = format!("gpus = {{ L4 = \"{word}\" }}");
+            let config = format!("[[launcher]]\nkind = \"slurm\"\n{gpus}\n{way}");
+            std::fs::write(&file, config).unwrap();
+            let mut doctor = Command::new(DWELL);
+            doctor
+                .args(["doctor", "--config", file.to_str().unwrap()])
+                .args(["--data-dir", dir.path().to_str().unwrap()])
+                .envs(cluster.environment());
+            let said = doctor.output().unwrap();
+            let said = String::from_utf8(said.stdout).unwrap();
+            assert!(said.contains(says), "{said}");
+        }
+    }
 }
 
 #[tokio::test]
