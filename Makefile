@@ -63,7 +63,8 @@ test-ha: setup setup-postgres ## Several servers behind a haproxy: killed, pause
 test-engines: setup $(APPS)/jupyter.tar ## Sessions in containers: Docker Engine and Podman, installed where that is possible
 	tests/setup/debian.sh dockerd=docker.io podman=podman runc=runc busybox=busybox-static \
 	  /usr/lib/podman/aardvark-dns=aardvark-dns /usr/lib/podman/netavark=netavark \
-	  iptables=iptables ip=iproute2 unshare=util-linux mkfs.btrfs=btrfs-progs
+	  iptables=iptables ip=iproute2 unshare=util-linux mkfs.btrfs=btrfs-progs \
+	  docker-registry=docker-registry
 	$(CARGO) test --test engines --no-run
 	tests/setup/alone.sh $(CARGO) test --test engines docker::
 	tests/setup/alone.sh $(CARGO) test --test engines podman::

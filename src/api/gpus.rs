@@ -160,9 +160,9 @@ fn place(
             let error = said.and_then(|said| said.as_ref().err());
             Some(PlaceResponse {
                 launcher: cluster.name.0.clone(),
-                total: capacity.map(|it| it.total),
-                free: capacity.map(|it| it.free),
-                waiting: capacity.map(|it| it.waiting),
+                total: capacity.and_then(|it| it.total),
+                free: capacity.and_then(|it| it.free),
+                waiting: capacity.and_then(|it| it.waiting),
                 sessions: open.at(Some(&cluster.name), gpu_type),
                 error: error.cloned(),
             })

@@ -86,15 +86,15 @@ pub trait Cluster: Send + Sync + 'static {
     async fn capacity(&self) -> Result<BTreeMap<GpuType, Capacity>, String>;
 }
 
-/// What an engine has of one GPU type.
+/// What an engine has of one GPU type, as far as it tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// GPUs on nodes that are up.
-    pub total: u32,
+    pub total: Option<u32>,
     /// Those that nobody uses.
-    pub free: u32,
+    pub free: Option<u32>,
     /// Jobs that wait for one, anybody's.
-    pub waiting: u32,
+    pub waiting: Option<u32>,
 }
 
 /// A job to be submitted.

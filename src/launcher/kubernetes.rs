@@ -1,7 +1,9 @@
-//! Kubernetes: a Pod a session, in one namespace, by rights on Pods alone.
+//! Kubernetes: a Pod a session, in one namespace, by rights on Pods alone. Who may see nodes
+//! besides is told what they have.
 //!
 //! A Pod's name is its session's, so that there is never a second one.
 
+mod capacity;
 mod pod;
 mod status;
 mod watch;
@@ -201,7 +203,8 @@ impl Cluster for Kubernetes {
     }
 
     async fn capacity(&self) -> Result<BTreeMap<GpuType, Capacity>, String> {
-        Err("its nodes are not ours to see: we have rights on Pods alone".to_owned())
+        let connection = self.connection().await?;
+        capacity::capacity(&connection.api, &self.gpus).await
     }
 }
 

@@ -159,19 +159,25 @@ impl Cluster for Slurm {
 impl Capacity {
     /// Of GPUs that are called `word`.
     fn of(word: &str, nodes: &[Node], waiting: &[String]) -> Self {
-        let mut capacity = Self::default();
+        if word == NO_GPU {
+            return Self::default();
+        }
+        let (mut total, mut free) = (0, 0);
         // One that is in several partitions may be listed for each.
         let mut seen = BTreeSet::new();
         for node in nodes {
             if node.is_up && seen.insert(&*node.name) {
-                let total = gres::count(&node.gres, word);
-                capacity.total += total;
-                capacity.free += total.saturating_sub(gres::count(&node.gres_used, word));
+                let there = gres::count(&node.gres, word);
+                total += there;
+                free += there.saturating_sub(gres::count(&node.gres_used, word));
             }
         }
         let waits = |gres: &&String| gres::count(gres, word) > 0;
-        capacity.waiting = u32::try_from(waiting.iter().filter(waits).count()).unwrap_or(u32::MAX);
-        capacity
+        Self {
+            total: Some(total),
+            free: Some(free),
+            waiting: u32::try_from(waiting.iter().filter(waits).count()).ok(),
+        }
     }
 }
 
@@ -252,10 +258,12 @@ mod tests {
         let waiting = ["gres:gpu:a10g:1", "gres/gpu:a10g:2", "gres:gpu:l4:1", "N/A"];
         let waiting = waiting.map(str::to_owned);
         let capacity = Capacity {
-            total: 8,
-            free: 7,
-            waiting: 2,
+            total: Some(8),
+            free: Some(7),
+            waiting: Some(2),
         };
         assert_eq!(Capacity::of("gpu:a10g", &nodes, &waiting), capacity);
+        let untold = Capacity::of(NO_GPU, &nodes, &waiting);
+        assert_eq!(untold, Capacity::default());
     }
 }

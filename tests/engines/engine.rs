@@ -37,6 +37,8 @@ pub struct Engine {
     storage: Storage,
     dir: PathBuf,
     daemon: Mutex<Option<Child>>,
+    /// Where a registry may be that it reaches in the clear; whoever holds it has one there.
+    pub registry_port: tokio::sync::Mutex<u16>,
     /// Who kills it is alone with it.
     users: RwLock<()>,
 }
@@ -72,6 +74,7 @@ impl Engine {
             storage,
             dir,
             daemon: Mutex::new(None),
+            registry_port: tokio::sync::Mutex::new(free_port()),
             users: RwLock::new(()),
         };
         engine.come_back();
@@ -124,6 +127,18 @@ impl Engine {
         daemon.wait().unwrap();
     }
 
+    /// As when it is told to.
+    pub fn goes(&self) {
+        let mut daemon = self.daemon.lock().unwrap().take().unwrap();
+        crate::harness::signal(daemon.id(), nix::sys::signal::Signal::SIGTERM);
+        daemon.wait().unwrap();
+    }
+
+    /// Where all is that it has.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk")
+    }
+
     pub fn come_back(&self) {
         let _ = std::fs::remove_file(self.socket());
         let at = |name: &str| self.dir.join(name);
@@ -137,22 +152,32 @@ impl Engine {
                     .arg(at("exec"))
                     .arg("--pidfile")
                     .arg(at("pid"))
-                    .args(["--cgroup-parent", "/dwell-test", "--live-restore"])
+                    .args(["--cgroup-parent", "/dwell-test"])
                     .args(["--host", &self.host()]);
                 // The one that was killed could not remove it.
                 let _ = std::fs::remove_file(at("pid"));
-                if self.storage == Storage::Btrfs {
+                match self.storage {
+                    // Its containers outlive it.
+                    Storage::Usual => command.arg("--live-restore"),
                     // The rules of the host's network are the usual one's.
-                    command.args(["--storage-driver", "btrfs", "--bridge", "none"]);
-                    command.arg("--iptables=false");
-                }
+                    Storage::Btrfs => command
+                        .args(["--storage-driver", "btrfs", "--bridge", "none"])
+                        .arg("--iptables=false"),
+                };
                 command
             }
             Kind::Podman => {
                 std::fs::write(at("containers.conf"), CONTAINERS_CONF).unwrap();
+                // It may be held when the engine comes back, and stays what it is.
+                if let Ok(port) = self.registry_port.try_lock() {
+                    let registries =
+                        format!("[[registry]]\nlocation = \"127.0.0.1:{port}\"\ninsecure = true\n");
+                    std::fs::write(at("registries.conf"), registries).unwrap();
+                }
                 let mut command = Command::new("podman");
                 command
                     .env("CONTAINERS_CONF", at("containers.conf"))
+                    .env("CONTAINERS_REGISTRIES_CONF", at("registries.conf"))
                     .arg("--root")
                     .arg(at("disk/root"))
                     .arg("--runroot")
@@ -300,6 +325,11 @@ impl Drop for Engine {
             .status();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+fn free_port() -> u16 {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    held.local_addr().unwrap().port()
 }
 
 /// A disk in a file.

@@ -27,6 +27,8 @@ mod ledger;
 #[expect(dead_code, reason = "tests of the store need more")]
 #[path = "../postgres/cluster.rs"]
 mod postgres;
+mod pulls;
+mod registry;
 mod seen;
 mod slurm;
 mod stories;
@@ -73,6 +75,11 @@ with_each_engine! {
     jupyterlab_in_an_image_computes: stories,
     a_server_that_is_killed_finds_its_containers_again: stories,
     what_is_left_in_the_engine_of_a_session_that_is_not_open_is_swept: stories,
+    a_pull_says_how_far_it_is: pulls,
+    a_pull_that_stalls_ends_with_its_limit_and_one_that_nobody_wants_at_once: pulls,
+    a_registry_that_goes_in_the_midst_ends_with_a_sentence: pulls,
+    an_image_store_that_is_full_ends_with_a_sentence_until_there_is_room: pulls,
+    an_engine_that_ends_its_containers_as_it_goes_ends_their_sessions_with_a_sentence: pulls,
     time_is_up_with_no_server_at_all: faults,
     an_extension_is_kept: faults,
     an_app_that_exits_ends_with_its_status_and_last_words: faults,

@@ -26,14 +26,14 @@ async fn served(api: &Api, session: &str, path: &str) -> String {
     answer.text
 }
 
-async fn fails(api: &Api, body: Value) -> String {
+pub async fn fails(api: &Api, body: Value) -> String {
     let id = api.create_with(body).await;
     let session = api.ended(&id).await;
     assert_eq!(session["end_reason"], "failed", "{session}");
     session["error"].as_str().unwrap().to_owned()
 }
 
-async fn log(api: &Api, session: &str) -> Vec<String> {
+pub async fn log(api: &Api, session: &str) -> Vec<String> {
     let answer = api
         .get(&format!("/v2/stream-logs?session_id={session}"))
         .await;

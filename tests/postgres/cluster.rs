@@ -3,6 +3,7 @@
 //! ended, however it did.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,6 +12,9 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use nix::unistd::{Uid, User, chown};
 use tempfile::TempDir;
+
+/// Where nothing else is said.
+const USUAL_PORT: u16 = 5432;
 
 /// Faster, and lost only if the machine itself dies.
 const FOR_TESTS: &str = "fsync = off
@@ -30,6 +34,8 @@ local replication all trust
 pub struct Cluster {
     /// What others must not see while it goes.
     dir: PathBuf,
+    /// Names its socket, whether it listens on a network or not.
+    port: u16,
     /// Stops it and removes all when its input ends, which is at our end at the latest.
     keeper: Child,
     databases: AtomicU32,
@@ -49,20 +55,41 @@ impl Cluster {
 
     /// One in a directory there, with this configuration.
     pub fn start_in(parent: &Path, configuration: &str) -> Self {
-        let cluster = Self::new(parent);
-        cluster.program(
-            "initdb",
-            &["-A", "trust", "-U", "dwell", "-E", "UTF8", "-N"],
-        );
-        cluster.configure(configuration);
-        std::fs::write(cluster.data().join("pg_hba.conf"), WHO_MAY_COME).unwrap();
+        let cluster = Self::new(parent, USUAL_PORT);
+        cluster.init(configuration, WHO_MAY_COME);
         cluster.up();
         cluster
     }
 
+    /// One that is reached by network as well, at this port, and only encrypted. It shows
+    /// this certificate, of which it has the key, both in PEM.
+    pub fn start_encrypted(port: u16, certificate: &str, key: &str) -> Self {
+        let cluster = Self::new(&std::env::temp_dir(), port);
+        let configuration = format!("{FOR_TESTS}listen_addresses = '127.0.0.1'\nssl = on\n");
+        let who = format!("{WHO_MAY_COME}hostssl all all 127.0.0.1/32 trust\n");
+        cluster.init(&configuration, &who);
+        for (name, pem) in [("server.crt", certificate), ("server.key", key)] {
+            let file = cluster.data().join(name);
+            std::fs::write(&file, pem).unwrap();
+            let user = other_user();
+            let (user, group) = (user.as_ref().map(|it| it.uid), user.map(|it| it.gid));
+            chown(&file, user, group).unwrap();
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        cluster.up();
+        cluster
+    }
+
+    fn init(&self, configuration: &str, who_may_come: &str) {
+        let how = ["-A", "trust", "-U", "dwell", "-E", "UTF8", "-N"];
+        self.program("initdb", &how);
+        self.configure(configuration);
+        std::fs::write(self.data().join("pg_hba.conf"), who_may_come).unwrap();
+    }
+
     /// A standby of this one, which follows it.
     pub fn standby(&self) -> Self {
-        let standby = Self::new(&std::env::temp_dir());
+        let standby = Self::new(&std::env::temp_dir(), USUAL_PORT);
         let from = self.dir.display().to_string();
         let into = standby.data().display().to_string();
         standby.run(
@@ -75,7 +102,7 @@ impl Cluster {
         standby
     }
 
-    fn new(parent: &Path) -> Self {
+    fn new(parent: &Path, port: u16) -> Self {
         let dir = as_postgres_may_write(tempfile::tempdir_in(parent).unwrap());
         let mut keeper = command("/bin/sh");
         let stop = format!(
@@ -94,6 +121,7 @@ impl Cluster {
             .unwrap();
         Self {
             dir,
+            port,
             keeper,
             databases: AtomicU32::new(0),
         }
@@ -105,7 +133,7 @@ impl Cluster {
 
     /// Where its socket is.
     pub fn socket(&self) -> PathBuf {
-        self.dir.join(".s.PGSQL.5432")
+        self.dir.join(format!(".s.PGSQL.{}", self.port))
     }
 
     /// More lines for its configuration, good from its next start on.
@@ -117,7 +145,7 @@ impl Cluster {
     }
 
     pub fn up(&self) {
-        let options = format!("-k {}", self.dir.display());
+        let options = format!("-k {} -p {}", self.dir.display(), self.port);
         let log = self.dir.join("log").display().to_string();
         self.program("pg_ctl", &["-w", "-o", &options, "-l", &log, "start"]);
     }
@@ -155,7 +183,9 @@ impl Cluster {
     fn psql(&self, database: &str) -> Command {
         let mut psql = Command::new(program("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
-            .args(["-U", "dwell", "-d", database, "-h"])
+            .args(["-U", "dwell", "-d", database, "-p"])
+            .arg(self.port.to_string())
+            .arg("-h")
             .arg(&self.dir);
         psql
     }
@@ -208,7 +238,8 @@ impl Cluster {
     /// Where that database is.
     pub fn url(&self, database: &str) -> String {
         format!(
-            "postgres://dwell@localhost/{database}?host={}",
+            "postgres://dwell@localhost:{}/{database}?host={}",
+            self.port,
             self.dir.display()
         )
     }

@@ -1,5 +1,6 @@
 //! Postgres keeps what every store promises, and what only a server can be asked for.
 
+mod encrypted;
 mod fence;
 mod leadership;
 mod line;

@@ -57,7 +57,7 @@ fn standing(
 ) -> Finding {
     let none = capacities.iter().find_map(|(gpu_type, capacity)| {
         let word = words.get(gpu_type)?;
-        (capacity.total == 0 && word != "none").then_some((gpu_type, word))
+        (capacity.total == Some(0)).then_some((gpu_type, word))
     });
     if let Some((gpu_type, word)) = none {
         return Finding::warn(
@@ -67,8 +67,10 @@ fn standing(
              [[launcher]], and at its nodes",
         );
     }
-    let told = capacities.iter().filter(|(_, it)| it.total > 0);
-    let told = told.map(|(gpu_type, it)| format!("{} of {} {gpu_type} free", it.free, it.total));
+    let told = capacities.iter().filter_map(|(gpu_type, it)| {
+        let (free, total) = it.free.zip(it.total)?;
+        Some(format!("{free} of {total} {gpu_type} free"))
+    });
     let told: Vec<_> = std::iter::once(format!("{name} answers"))
         .chain(told)
         .collect();
@@ -89,9 +91,9 @@ mod tests {
             .into();
         let of = |total, free| {
             let capacity = Capacity {
-                total,
-                free,
-                waiting: 0,
+                total: Some(total),
+                free: Some(free),
+                waiting: Some(0),
             };
             let all = [(a10g.clone(), capacity), (cpu.clone(), Capacity::default())];
             standing("slurm", &all.into(), &words)

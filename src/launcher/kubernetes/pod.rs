@@ -135,14 +135,14 @@ pub(super) fn pod(
 }
 
 /// The engine's word for a GPU type: a resource, and labels that its nodes have.
-struct GpuWord<'a> {
-    resource: Option<&'a str>,
-    selector: Map<String, Value>,
+pub(super) struct GpuWord<'a> {
+    pub resource: Option<&'a str>,
+    pub selector: Map<String, Value>,
 }
 
 impl<'a> GpuWord<'a> {
     /// `nvidia.com/gpu, nvidia.com/gpu.product=NVIDIA-L4`; `none` asks for no resource.
-    fn of(word: &'a str) -> Self {
+    pub(super) fn of(word: &'a str) -> Self {
         let mut parts = word.split(',').map(str::trim);
         let resource = parts.next().filter(|resource| *resource != "none");
         let selector = parts

@@ -155,8 +155,12 @@ async fn launcher(cluster: &Cluster, kubeconfig: &Path, manner: &Manner) -> Stri
 
 /// The rules of the Role that is installed with the server.
 fn rights() -> Value {
-    let file = here("deploy/kubernetes/base/role.yaml");
-    let text = std::fs::read_to_string(file).unwrap();
+    rules_of("deploy/kubernetes/base/role.yaml")
+}
+
+/// The rules of a Role, or a ClusterRole, in this file.
+pub fn rules_of(file: &str) -> Value {
+    let text = std::fs::read_to_string(here(file)).unwrap();
     let role: Role = serde_saphyr::from_str(&text).unwrap();
     json!(role.rules)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace as Object, Pod, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::Client;
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, LogParams, PostParams};
 use serde::Deserialize;
@@ -79,6 +79,24 @@ impl<'a> Namespace<'a> {
         let token = answer.unwrap().status.unwrap().token;
         let user = format!("{}-{name}", self.name);
         self.cluster.kubeconfig(&user, &token, &self.name)
+    }
+
+    /// Let an account do in all namespaces what these rules say.
+    pub async fn may_everywhere(&self, account: &str, rules: Value) {
+        let how = PostParams::default();
+        let name = format!("{}-{account}", self.name);
+        let metadata = json!({"name": name});
+        let roles: Api<ClusterRole> = Api::all(self.admin.clone());
+        let role = of(json!({"metadata": metadata, "rules": rules}));
+        roles.create(&how, &role).await.unwrap();
+        let bindings: Api<ClusterRoleBinding> = Api::all(self.admin.clone());
+        let group = "rbac.authorization.k8s.io";
+        let binding = of(json!({
+            "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": self.name}],
+        }));
+        bindings.create(&how, &binding).await.unwrap();
     }
 
     /// Create a pod that is not started again, of which `spec` says the rest.

@@ -1,12 +1,12 @@
 //! Sessions in Pods: what users and operators see of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::cluster::{GPUS, cluster};
-use super::dwell::{AgentBy, Dwell, Manner};
+use super::cluster::{GPUS, PATIENCE, cluster};
+use super::dwell::{AgentBy, Dwell, Manner, rules_of};
 use crate::harness::{Api, app_processes};
 use crate::seen::{
     ended_within, event_is_true, extended, job_of, log, queued, sentence, served, with_job, words,
@@ -124,6 +124,49 @@ async fn a_session_that_finds_no_gpu_waits_with_the_schedulers_reason_until_one_
     for id in &ids[1..] {
         api.stop(id).await;
     }
+    dwell.nothing_is_left(&ids).await;
+}
+
+#[tokio::test]
+async fn what_is_free_and_what_waits_is_shown_as_far_as_the_server_may_see() {
+    let cluster = cluster().await;
+    let _guard = cluster.alone().await;
+    let dwell = Dwell::new(cluster).await;
+    let api = dwell.api();
+    let shows = async |wanted: Value| {
+        let began = Instant::now();
+        loop {
+            let shown = api.get("/platform/gpus").await.json();
+            let types = shown.as_array().unwrap();
+            let of_l4 = types.iter().find(|it| it["gpu"] == "L4").unwrap();
+            let place = &of_l4["launchers"][0];
+            let told = ["total", "free", "waiting", "sessions", "error"].map(|key| &place[key]);
+            if json!(told) == wanted {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "still {place}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    shows(json!([null, null, 0, 0, null])).await;
+    let mut ids = Vec::new();
+    for _ in 0..GPUS {
+        let id = api.create_with(hello("L4")).await;
+        api.running(&id).await;
+        ids.push(id);
+    }
+    let waits = api.create_with(hello("L4")).await;
+    shows(json!([null, null, 1, GPUS + 1, null])).await;
+    let rules = rules_of("deploy/kubernetes/see-nodes/clusterrole.yaml");
+    dwell.namespace.may_everywhere("dwell", rules).await;
+    shows(json!([GPUS, 0, 1, GPUS + 1, null])).await;
+    for id in &ids {
+        api.stop(id).await;
+    }
+    api.running(&waits).await;
+    shows(json!([GPUS, GPUS - 1, 0, 1, null])).await;
+    api.stop(&waits).await;
+    ids.push(waits);
     dwell.nothing_is_left(&ids).await;
 }
 
