@@ -51,7 +51,7 @@ pub enum Exit {
     OutOfMemory,
     /// Its container was removed by somebody else.
     Removed,
-    /// Nobody saw how.
+    /// Its container engine does not say how, or is gone.
     Unseen,
 }
 
@@ -65,7 +65,7 @@ impl std::fmt::Display for Exit {
             Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
             Self::OutOfMemory => f.write_str("was killed because it took more memory than it may"),
             Self::Removed => f.write_str("ended: somebody else removed its container"),
-            Self::Unseen => f.write_str("ended, and nobody can say how"),
+            Self::Unseen => f.write_str("ended, and its container engine does not say how"),
         }
     }
 }

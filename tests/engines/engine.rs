@@ -153,6 +153,8 @@ impl Engine {
                     .arg("--pidfile")
                     .arg(at("pid"))
                     .args(["--cgroup-parent", "/dwell-test"])
+                    // With the usual five it goes on for more than a minute.
+                    .args(["--max-download-attempts", "1"])
                     .args(["--host", &self.host()]);
                 // The one that was killed could not remove it.
                 let _ = std::fs::remove_file(at("pid"));

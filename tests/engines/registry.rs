@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::MutexGuard;
 
 use crate::engine::Engine;
@@ -26,7 +27,8 @@ pub struct Registry<'a> {
     process: Child,
     /// Bytes a second that the engine gets.
     rate: Arc<AtomicU64>,
-    line: tokio::task::JoinHandle<()>,
+    /// It goes on while a test waits for a program.
+    line: Option<Runtime>,
     /// What the engine calls it.
     pub address: String,
     _dir: tempfile::TempDir,
@@ -61,11 +63,17 @@ impl<'a> Registry<'a> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let rate = Arc::new(AtomicU64::new(FAST));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, *port))
-            .await
-            .unwrap();
+        // It listens before anybody is told where.
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, *port)).unwrap();
+        listener.set_nonblocking(true).unwrap();
         let held = Arc::clone(&rate);
-        let line = tokio::spawn(async move {
+        let line = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        line.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
             loop {
                 let (engine, _) = listener.accept().await.unwrap();
                 let registry = TcpStream::connect(behind).await.unwrap();
@@ -84,7 +92,7 @@ impl<'a> Registry<'a> {
         Self {
             process,
             rate,
-            line,
+            line: Some(line),
             address: format!("127.0.0.1:{port}"),
             _dir: dir,
             _port: port,
@@ -98,7 +106,9 @@ impl<'a> Registry<'a> {
 
     /// As when its host goes.
     pub fn dies(&mut self) {
-        self.line.abort();
+        if let Some(line) = self.line.take() {
+            line.shutdown_background();
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -115,14 +125,16 @@ async fn held_back(
     to: &mut (impl AsyncWriteExt + Unpin),
     rate: &AtomicU64,
 ) -> io::Result<()> {
-    const PIECE: usize = 64 * 1024;
+    const PIECE: usize = 1 << 20;
     let beats = u64::try_from(1_000 / BEAT.as_millis()).unwrap();
     let mut piece = vec![0; PIECE];
     loop {
         let most = rate.load(Ordering::Relaxed);
-        let most = usize::try_from(most / beats).unwrap_or(PIECE).min(PIECE);
-        if most == 0 {
+        if most != FAST {
             tokio::time::sleep(BEAT).await;
+        }
+        let most = usize::try_from(most / beats).unwrap().min(PIECE);
+        if most == 0 {
             continue;
         }
         let read = from.read(&mut piece[..most]).await?;
@@ -130,9 +142,6 @@ async fn held_back(
             return to.shutdown().await;
         }
         to.write_all(&piece[..read]).await?;
-        if most < PIECE {
-            tokio::time::sleep(BEAT).await;
-        }
     }
 }
 

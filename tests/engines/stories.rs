@@ -33,7 +33,7 @@ pub async fn fails(api: &Api, body: Value) -> String {
     session["error"].as_str().unwrap().to_owned()
 }
 
-pub async fn log(api: &Api, session: &str) -> Vec<String> {
+async fn log(api: &Api, session: &str) -> Vec<String> {
     let answer = api
         .get(&format!("/v2/stream-logs?session_id={session}"))
         .await;

@@ -5,9 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::rbac::v1::Role;
 use kube::api::ListParams;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::cluster::{BUSYBOX, Cluster, HOST, PATIENCE, PRODUCT, PRODUCTS};
@@ -161,8 +160,8 @@ fn rights() -> Value {
 /// The rules of a Role, or a ClusterRole, in this file.
 pub fn rules_of(file: &str) -> Value {
     let text = std::fs::read_to_string(here(file)).unwrap();
-    let role: Role = serde_saphyr::from_str(&text).unwrap();
-    json!(role.rules)
+    let mut role: Value = serde_saphyr::from_str(&text).unwrap();
+    role["rules"].take()
 }
 
 async fn agent_image(cluster: &Cluster) -> &'static str {
