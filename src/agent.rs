@@ -7,6 +7,7 @@
 //! it is done.
 
 mod apart;
+mod at_work;
 mod cgroup;
 mod channels;
 mod container;

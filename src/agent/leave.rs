@@ -8,8 +8,8 @@ use dwell_core::protocol::{AgentPhase, AgentStatus, ServerMessage};
 use dwell_core::time::{Millis, Monotonic};
 use tokio::time::{Instant, sleep_until};
 
+use super::at_work::{AtWork, every, signalled};
 use super::control::Event;
-use super::supervisor::{AtWork, every, signalled};
 use crate::clock;
 
 /// How often, if there is no answer.

@@ -1,54 +1,37 @@
 //! The loop around the lease: what happens goes in, what is decided gets done.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use dwell_core::lease::{Command, Lease, Terms};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::Millis;
-use dwell_core::upstream::Upstream;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::net::UnixStream;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::at_work::{AtWork, Happening, StartedProcesses, every, words};
 use super::cgroup::Cgroups;
-use super::channels::Channels;
 use super::container::{self, Container, Course, Stage};
-use super::control::{self, Event};
+use super::control::Event;
 use super::environment::{environment, find_program};
 use super::init::{App, Word};
 use super::leave;
-use super::log::{Log, capture};
+use super::log::Log;
 use super::log_copy::LogCopy;
 use super::port::AppPort;
-use super::processes::{Outputs, Processes};
-use super::spec::ServerAt;
+use super::processes::Processes;
 use super::tree::Tree;
-use super::{
-    AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, probe, remains,
-};
+use super::{AgentPhase, AgentSpec, Entry, Journal, Lock, Monotonic, SessionDir, memory, remains};
 use crate::clock;
 use crate::failpoint::{self, Point};
 use crate::session_log::LogLevel;
 
 /// How often the agent puts down that it lives.
 const PROOF_EVERY: Duration = Duration::from_secs(1);
-/// How often a tree that is being killed is looked at.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// How long the first process may take to say what it did in our place.
 const WORD_WITHIN: Duration = Duration::from_secs(1);
-/// How often an ended session's agent says so.
-const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How long an ended session's agent tries to be heard; its journal keeps the end.
-const REPORT_FOR: Duration = Duration::from_secs(60);
 /// How long the app's last words may take to be read once it is gone.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
-/// The same while its descendants may still hold its output open.
-const EXIT_WORDS_WITHIN: Duration = Duration::from_millis(50);
 /// One session under supervision.
 pub(super) struct Supervisor {
     dir: SessionDir,
@@ -274,7 +257,7 @@ impl Supervisor {
             return;
         }
         let mut said = Vec::new();
-        while let Ok(Some(word)) = timeout(WORD_WITHIN, next_word(&mut at_work.words)).await {
+        while let Ok(Some(word)) = timeout(WORD_WITHIN, at_work.next_word()).await {
             if let Word::KilledInYourPlace { gone_at } = word {
                 return lease.ended_by_watch(gone_at);
             }
@@ -387,14 +370,14 @@ impl Supervisor {
                     return;
                 }
                 container.kill_at_latest(lease.kill_at_latest());
-                match container.go_ahead().and_then(words) {
-                    Ok(words) => at_work.words = Some(words),
-                    Err(error) => {
+                let heard = container.go_ahead().and_then(words);
+                at_work.words = heard
+                    .inspect_err(|error| {
                         let why = format!("Nobody could be set to watch over it: {error}");
                         self.remark(&why);
                         lease.app_not_started(&why, now);
-                    }
-                }
+                    })
+                    .ok();
             }
             Stage::Runs(inside, address) => {
                 container.runs(inside);
@@ -443,12 +426,6 @@ enum Started {
     Container(Box<(Container, Course)>),
 }
 
-struct StartedProcesses {
-    processes: Processes,
-    outputs: Outputs,
-    port: AppPort,
-}
-
 /// Why the loop went on.
 enum Next {
     Happening(Happening),
@@ -457,268 +434,11 @@ enum Next {
     Heartbeat,
 }
 
-/// Something that the lease must know of.
-enum Happening {
-    Answered(SocketAddr),
-    Word(Word),
-    Stage(Stage),
-    Reap,
-    Server(Event),
-    HostStops,
-}
-
-/// What the agent has going while its session runs.
-pub(super) struct AtWork {
-    tree: Option<Tree>,
-    killing: bool,
-    words: Option<Lines<BufReader<UnixStream>>>,
-    stages: Option<mpsc::UnboundedReceiver<Stage>>,
-    answered: Option<JoinHandle<SocketAddr>>,
-    readers: Vec<JoinHandle<()>>,
-    pub(super) status: watch::Sender<AgentStatus>,
-    pub(super) events: mpsc::Receiver<Event>,
-    children: Option<tokio::signal::unix::Signal>,
-    pub(super) terminations: Option<tokio::signal::unix::Signal>,
-    /// To the app, where the server is on another host.
-    channels: Option<Channels>,
-    /// Which servers are to have some, as far as it was said.
-    pub(super) servers: Vec<String>,
-    _port: Option<AppPort>,
-}
-
-impl AtWork {
-    fn new(spec: &AgentSpec, status: AgentStatus) -> Self {
-        let (status, published) = watch::channel(status);
-        let (said, events) = mpsc::channel(16);
-        spawn_local(control::keep(spec.clone(), published, said));
-        Self {
-            tree: None,
-            killing: false,
-            words: None,
-            stages: None,
-            answered: None,
-            readers: Vec::new(),
-            status,
-            events,
-            children: signal(SignalKind::child()).ok(),
-            terminations: signal(SignalKind::terminate()).ok(),
-            channels: None,
-            servers: Vec::new(),
-            _port: None,
-        }
-    }
-
-    fn take_over(&mut self, started: StartedProcesses, spec: &AgentSpec, log: &Log) {
-        let StartedProcesses {
-            processes,
-            outputs,
-            port,
-        } = started;
-        self.probe(probe::on_this_host(port.port), spec);
-        self.words = words(outputs.words).ok();
-        self.readers = [
-            (outputs.stdout, LogLevel::Info),
-            (outputs.stderr, LogLevel::Warning),
-        ]
-        .into_iter()
-        .map(|(pipe, level)| spawn_local(capture(pipe, level, log.clone())))
-        .collect();
-        self.tree = Some(Tree::Processes(processes));
-        self._port = Some(port);
-    }
-
-    fn take_over_container(&mut self, container: Container, course: Course) {
-        let (told, stages) = mpsc::unbounded_channel();
-        spawn_local(course.run(told));
-        self.stages = Some(stages);
-        self.tree = Some(Tree::Container(container));
-    }
-
-    fn probe(&mut self, places: Vec<SocketAddr>, spec: &AgentSpec) {
-        let path = spec.recipe.ready_path.clone();
-        self.answered = Some(spawn_local(
-            async move { probe::answered(&places, &path).await },
-        ));
-    }
-
-    /// How the server reaches the app that listens at `address`.
-    fn reach(&mut self, address: SocketAddr, spec: &AgentSpec) -> std::io::Result<Upstream> {
-        Ok(match spec.server {
-            ServerAt::ThisHost { .. } => Upstream::Direct(address),
-            ServerAt::Elsewhere { .. } => {
-                let channels = Channels::open(spec.clone(), address)?;
-                channels.lead_to(self.servers.clone());
-                self.channels = Some(channels);
-                Upstream::Tunnel(address)
-            }
-        })
-    }
-
-    fn report(&self, lease: &Lease) {
-        self.status.send_replace(lease.status(clock::monotonic()));
-    }
-
-    /// The next thing that happens.
-    async fn next(&mut self) -> Happening {
-        let look_again = tokio::time::sleep(LOOK_AGAIN_AFTER);
-        tokio::select! {
-            biased;
-            Some(address) = joined(&mut self.answered) => {
-                self.answered = None;
-                Happening::Answered(address)
-            }
-            word = next_word(&mut self.words) => match word {
-                Some(word) => Happening::Word(word),
-                None => {
-                    self.words = None;
-                    Happening::Reap
-                }
-            },
-            stage = next_stage(&mut self.stages) => match stage {
-                Some(stage) => Happening::Stage(stage),
-                None => {
-                    self.stages = None;
-                    Happening::Reap
-                }
-            },
-            () = signalled(&mut self.children) => Happening::Reap,
-            () = look_again, if self.killing => Happening::Reap,
-            Some(event) = self.events.recv() => Happening::Server(event),
-            () = signalled(&mut self.terminations) => Happening::HostStops,
-        }
-    }
-
-    /// What an app that has exited wrote, and whether it answered, may not be known yet.
-    async fn finish_app(&mut self) -> Option<Happening> {
-        let mut answered = self.answered.take();
-        let answer = async {
-            match &mut answered {
-                Some(_) => timeout(EXIT_WORDS_WITHIN, joined(&mut answered))
-                    .await
-                    .ok()?,
-                None => None,
-            }
-        };
-        let (answer, ()) = tokio::join!(answer, self.finish_log(EXIT_WORDS_WITHIN));
-        if let Some(probe) = answered {
-            probe.abort();
-        }
-        answer.map(Happening::Answered)
-    }
-
-    /// Wait until the first process is gone too, if it ended all others by itself.
-    async fn see_off(&mut self) {
-        while let Some(tree) = &mut self.tree
-            && !tree.is_gone()
-        {
-            if let Tree::Container(container) = tree {
-                // It may have begun to run only now.
-                container.kill();
-            }
-            tree.reap();
-            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-        }
-    }
-
-    /// Read what the app last wrote, as long as somebody could still write.
-    async fn finish_log(&mut self, limit: Duration) {
-        let all_read = async {
-            while let Some(reader) = self.readers.last_mut() {
-                let _ = reader.await;
-                self.readers.pop();
-            }
-        };
-        let _ = timeout(limit, all_read).await;
-    }
-
-    /// Say how it ended until the server has it on record, or long enough. Where the
-    /// end could not be put down, nobody else would know it: `put_down` tries again,
-    /// and until it could there is no "long enough".
-    async fn report_until_heard(
-        &mut self,
-        status: AgentStatus,
-        mut put_down: impl FnMut(&AgentStatus) -> bool,
-    ) {
-        let mut again = every(REPORT_AGAIN_AFTER);
-        let gives_up_at = Instant::now() + REPORT_FOR;
-        let mut is_put_down = false;
-        loop {
-            tokio::select! {
-                event = self.events.recv() => match event {
-                    Some(Event::Connected) => again.reset_immediately(),
-                    Some(Event::Said(ServerMessage::Forget) | Event::Refused) | None => return,
-                    Some(Event::Said(
-                        ServerMessage::Begin
-                        | ServerMessage::Lease { .. }
-                        | ServerMessage::Stop { .. }
-                        | ServerMessage::Servers { .. },
-                    )) => {}
-                },
-                // A server whose store refuses has heard it and could not keep it.
-                _ = again.tick() => {
-                    is_put_down = is_put_down || put_down(&status);
-                    if is_put_down && Instant::now() >= gives_up_at {
-                        return;
-                    }
-                    self.status.send_replace(status.clone());
-                }
-            }
-        }
-    }
-}
-
-fn words(socket: std::os::unix::net::UnixStream) -> std::io::Result<Lines<BufReader<UnixStream>>> {
-    socket.set_nonblocking(true)?;
-    Ok(BufReader::with_capacity(1_024, UnixStream::from_std(socket)?).lines())
-}
-
-/// The first process's next word; `None` when it has gone. Waits for ever when that
-/// is known already.
-async fn next_word(words: &mut Option<Lines<BufReader<UnixStream>>>) -> Option<Word> {
-    match words {
-        Some(words) => match words.next_line().await {
-            Ok(Some(line)) => serde_json::from_str(&line).ok(),
-            Ok(None) | Err(_) => None,
-        },
-        None => std::future::pending().await,
-    }
-}
-
-/// The container's next step. Waits for ever when there is none to come.
-async fn next_stage(stages: &mut Option<mpsc::UnboundedReceiver<Stage>>) -> Option<Stage> {
-    match stages {
-        Some(stages) => stages.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn joined<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
-    match task {
-        Some(task) => task.await.ok(),
-        None => std::future::pending().await,
-    }
-}
-
-pub(super) async fn signalled(signal: &mut Option<tokio::signal::unix::Signal>) {
-    match signal {
-        Some(signal) => {
-            signal.recv().await;
-        }
-        None => std::future::pending().await,
-    }
-}
-
 /// The same moment by tokio's clock. That one may stand still while the host
 /// sleeps, so nobody waits for long at a time.
 fn instant(moment: Monotonic) -> Instant {
     const LOOK_AT_LEAST_EVERY: Millis = Millis(1_000);
     Instant::now() + Duration::from(moment.since(clock::monotonic()).min(LOOK_AT_LEAST_EVERY))
-}
-
-pub(super) fn every(period: Duration) -> tokio::time::Interval {
-    let mut ticks = interval(period.max(Duration::from_millis(10)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }
 
 fn make_dir(path: &std::path::Path, mode: u32) -> Result<(), String> {
