@@ -334,22 +334,31 @@ impl Session {
         /// A deadline on record that is off by less is left alone.
         const DRIFT: Millis = Millis(1_000);
         let timeout_end_now = now.plus(self.granted_ms.minus(running_ms));
+        let began = now.minus(running_ms);
         match &mut self.state {
             State::Starting { placement } => {
                 self.state = State::Running {
                     placement: placement.clone(),
                     upstream: at,
-                    started_at: now.minus(running_ms).max(self.created_at),
+                    started_at: began.max(self.created_at),
                     timeout_end: timeout_end_now,
                 };
             }
             // The agent's clock decides. If ours was stepped, the record follows.
-            State::Running { timeout_end, .. } => {
+            State::Running {
+                timeout_end,
+                started_at,
+                ..
+            } => {
                 let off = timeout_end
                     .since(timeout_end_now)
                     .max(timeout_end_now.since(*timeout_end));
                 if off > DRIFT {
                     *timeout_end = timeout_end_now;
+                    // Or else the first news of it was long under way.
+                    if (self.created_at..*started_at).contains(&began) {
+                        *started_at = began;
+                    }
                 }
             }
             State::Queued { .. } | State::Stopping { .. } | State::Ended { .. } => {}
@@ -458,6 +467,23 @@ mod tests {
         assert_eq!(timeout_end(&session), 66_001);
         says_running(&mut session, -900_000, 6_000);
         assert_eq!(timeout_end(&session), -846_000);
+    }
+
+    #[test]
+    fn news_that_was_long_under_way_is_put_right_by_the_next() {
+        let mut session = starting();
+        let began = |at_ms: i64| Some(Timestamp(CREATED.0 + at_ms));
+        // It took five seconds, for the server was paused.
+        says_running(&mut session, 10_000, 0);
+        assert_eq!(session.started_at(), began(10_000));
+        says_running(&mut session, 12_000, 7_000);
+        assert_eq!(session.started_at(), began(5_000));
+        assert_eq!(timeout_end(&session), 65_000);
+        // The server's clock was stepped: it began no later, and not before it was created.
+        says_running(&mut session, 30_000, 8_000);
+        assert_eq!(session.started_at(), began(5_000));
+        says_running(&mut session, 3_000, 9_000);
+        assert_eq!(session.started_at(), began(5_000));
     }
 
     #[test]

@@ -32,7 +32,8 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long an ended session's agent tries to be heard; its journal keeps the end.
 const REPORT_FOR: Duration = Duration::from_secs(60);
-/// The same while its descendants may still hold its output open.
+/// How long the app's last words may take to be read while its descendants may still hold its
+/// output open.
 const EXIT_WORDS_WITHIN: Duration = Duration::from_millis(50);
 
 /// An app that was started as processes of the host's.

@@ -32,6 +32,7 @@ const PROOF_EVERY: Duration = Duration::from_secs(1);
 const WORD_WITHIN: Duration = Duration::from_secs(1);
 /// How long the app's last words may take to be read once it is gone.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
+
 /// One session under supervision.
 pub(super) struct Supervisor {
     dir: SessionDir,
