@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dwell::engine::{EngineSettings, GpuPassing, Subnets};
 use dwell::launcher::local::Manner;
 use dwell_core::time::Millis;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::image;
 
@@ -41,6 +41,22 @@ pub struct Engine {
     pub registry_port: tokio::sync::Mutex<u16>,
     /// Who kills it is alone with it.
     users: RwLock<()>,
+    /// There is one like it on another disk at a time.
+    on_btrfs: tokio::sync::Mutex<()>,
+}
+
+/// Another engine of the same kind, which can limit what is written.
+pub struct OnBtrfs<'a> {
+    engine: Engine,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl std::ops::Deref for OnBtrfs<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        &self.engine
+    }
 }
 
 pub fn docker() -> &'static Engine {
@@ -76,15 +92,20 @@ impl Engine {
             daemon: Mutex::new(None),
             registry_port: tokio::sync::Mutex::new(free_port()),
             users: RwLock::new(()),
+            on_btrfs: tokio::sync::Mutex::default(),
         };
         engine.come_back();
         engine.import(&image::busybox(&engine.dir), BUSYBOX);
         engine
     }
 
-    /// Another one of its kind, which can limit what is written.
-    pub fn on_btrfs(&self) -> Self {
-        Self::new(self.kind, Storage::Btrfs)
+    /// Another one of its kind, as soon as no other test has it.
+    pub async fn on_btrfs(&self) -> OnBtrfs<'_> {
+        let turn = self.on_btrfs.lock().await;
+        OnBtrfs {
+            engine: Self::new(self.kind, Storage::Btrfs),
+            _turn: turn,
+        }
     }
 
     /// Whether it makes containers with a limit on what they write.
@@ -316,6 +337,8 @@ impl Engine {
 impl Drop for Engine {
     /// Only one that was there for one test goes before all do.
     fn drop(&mut self) {
+        // Their bridges would outlive it, with the addresses that the next one gives out.
+        self.cli(&["network", "prune", "--force"]);
         let daemon = self.daemon.lock().unwrap().take();
         if let Some(mut daemon) = daemon {
             crate::harness::signal(daemon.id(), nix::sys::signal::Signal::SIGTERM);

@@ -129,7 +129,7 @@ pub async fn a_registry_that_goes_in_the_midst_ends_with_a_sentence(engine: &Eng
 
 pub async fn an_image_store_that_is_full_ends_with_a_sentence_until_there_is_room(engine: &Engine) {
     let _guard = engine.shared().await;
-    let small = engine.on_btrfs();
+    let small = engine.on_btrfs().await;
     let registry = Registry::of(&small).await;
     let image = image_in(&registry, &small);
     let server = Server::start(&small.config());
@@ -157,7 +157,7 @@ pub async fn an_engine_that_ends_its_containers_as_it_goes_ends_their_sessions_w
 ) {
     let _guard = engine.shared().await;
     // It keeps none alive.
-    let other = engine.on_btrfs();
+    let other = engine.on_btrfs().await;
     let server = Server::start(&other.config());
     // The first process of a container is deaf to TERM, unless it says what to do then.
     let line = "trap exit TERM; httpd -p $PORT -h /workspace; while :; do sleep 0.1; done";

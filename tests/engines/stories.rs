@@ -271,7 +271,7 @@ fn cpu_time(pid: u32) -> Duration {
 
 pub async fn what_it_writes_is_limited_or_its_log_says_that_it_is_not(engine: &Engine) {
     let _guard = engine.shared().await;
-    let limiting = engine.on_btrfs();
+    let limiting = engine.on_btrfs().await;
     assert!(limiting.limits_disk());
     writes_as_much_as_it_may(&limiting).await;
     writes_as_much_as_it_may(engine).await;

@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
-use super::cluster::cluster;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+use super::cluster::{GPUS, PRODUCTS, cluster};
 use super::dwell::Dwell;
+use super::namespace::{app_with_gpu, on, phase};
 use super::stories::{hello, page};
 use crate::harness::app_processes;
 use crate::seen::{ended_within, event_is_true, extended, sentence, served};
@@ -91,6 +95,49 @@ async fn a_pod_that_somebody_deletes_or_evicts_ends_its_session_with_a_sentence(
         event_is_true(api, id).await;
     }
     dwell.nothing_is_left(&[deleted, evicted]).await;
+}
+
+#[tokio::test]
+async fn a_session_whose_gpu_an_urgent_pod_takes_ends_and_says_so() {
+    let cluster = cluster().await;
+    let _guard = cluster.alone().await;
+    let dwell = Dwell::new(cluster).await;
+    let api = dwell.api();
+    let mut ids = Vec::new();
+    for _ in 0..GPUS {
+        let id = api.create_with(hello("L4")).await;
+        api.running(&id).await;
+        ids.push(id);
+    }
+    let class = dwell.namespace.more_urgent().await;
+    let spec = json!({
+        "priorityClassName": class,
+        "nodeSelector": on(PRODUCTS[0]),
+        "containers": [app_with_gpu("exec sleep 3600")],
+    });
+    dwell.namespace.create("urgent", spec).await;
+    let runs = |pod: &Pod| phase(pod) == "Running";
+    dwell.namespace.until("urgent", runs).await;
+    let mut ended = Vec::new();
+    for id in &ids {
+        let session = api.session(id).await;
+        if session["status"] != "running" {
+            ended.push(ended_within(api, id, Duration::from_secs(90)).await);
+            event_is_true(api, id).await;
+        }
+    }
+    // It took one, and not more.
+    assert_eq!(ended.len(), 1, "{ended:?}");
+    assert_ne!(ended[0]["end_reason"], "timed_out", "{ended:?}");
+    assert!(!sentence(&ended[0]).is_empty(), "{ended:?}");
+    dwell.namespace.delete_at_once("urgent").await;
+    for id in &ids {
+        if ended[0]["id"] != **id {
+            assert_eq!(page(api, id).await, "hello\n");
+            api.stop(id).await;
+        }
+    }
+    dwell.nothing_is_left(&ids).await;
 }
 
 /// With no time to say anything, its agent included.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace as Object, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::Client;
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, LogParams, PostParams};
 use serde::Deserialize;
@@ -97,6 +98,18 @@ impl<'a> Namespace<'a> {
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": self.name}],
         }));
         bindings.create(&how, &binding).await.unwrap();
+    }
+
+    /// A class of pods that others give way to; its name.
+    pub async fn more_urgent(&self) -> String {
+        let classes: Api<PriorityClass> = Api::all(self.admin.clone());
+        let name = format!("{}-urgent", self.name);
+        let class = of(json!({"metadata": {"name": name}, "value": 1_000}));
+        classes
+            .create(&PostParams::default(), &class)
+            .await
+            .unwrap();
+        name
     }
 
     /// Create a pod that is not started again, of which `spec` says the rest.
