@@ -11,6 +11,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use dwell::agent::job::Assignment;
+use dwell::agent::journal::Holder;
 use dwell::agent::spec::{AgentSpec, AppLimits, ServerAt};
 use dwell::data_dir::{DataDir, ServerFile, SessionDir, SessionsDir};
 use dwell::keys::AgentSecrets;
@@ -428,11 +429,12 @@ impl Session {
         self.launch.may_begin = false;
     }
 
-    /// Killed, and gone: its lock is free.
+    /// Killed, and gone: its lock is free, which is so a little after `/proc` has no more to
+    /// say of it.
     pub async fn kill_agent(&self) {
         self.kill_agents();
         let gone = async {
-            while !self.agents().is_empty() {
+            while Holder::of(&self.dir).unwrap() != Holder::Nobody {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
