@@ -4,6 +4,7 @@
 
 mod commands;
 mod gres;
+mod images;
 mod interface;
 mod job;
 pub mod rest;
@@ -19,9 +20,11 @@ use dwell_core::time::Millis;
 use super::cluster::{
     Capacity, Cluster, ClusterSettings, Order, SubmitError, job_name, session_of_job,
 };
-use super::handout::{quoted, script};
+use super::handout::script;
 use crate::clock;
 use commands::Commands;
+pub use images::ContainersBy;
+use images::InImage;
 use interface::{Batch, Interface, Node, SlurmError};
 use rest::{Rest, RestSettings};
 
@@ -56,19 +59,10 @@ pub struct SlurmSettings {
     pub rest: Option<RestSettings>,
 }
 
-/// What runs images on a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContainersBy {
-    /// The plugin of `srun` and `sbatch` (`--container-image`).
-    Pyxis,
-    /// The program.
-    Apptainer,
-}
-
 impl SlurmSettings {
     /// Where a job's own words go.
     fn output(&self) -> &str {
-        self.output.as_deref().unwrap_or("/dev/null")
+        self.output.as_deref().unwrap_or(job::NOWHERE)
     }
 }
 
@@ -121,7 +115,7 @@ impl Cluster for Slurm {
         let now = clock::wall();
         let ours = jobs.filter_map(|job| {
             let session = session_of_job(&self.installation, &job.name)?;
-            Some((session, job.status(now)))
+            Some((session, job.status(now, self.settings.output())))
         });
         Ok(Jobs(ours.collect()))
     }
@@ -185,18 +179,10 @@ impl Slurm {
     /// The job that an order is for.
     fn batch<'a>(&'a self, order: &'a Order) -> Result<Batch<'a>, String> {
         let settings = &self.settings;
-        let image = order.container.as_ref().map(|it| it.image.as_str());
-        let (image, within) = match (image, settings.containers) {
-            (None, _) => (None, None),
-            (Some(image), Some(ContainersBy::Pyxis)) => (Some(image), None),
-            (Some(image), Some(ContainersBy::Apptainer)) => (None, Some(apptainer(image))),
-            (Some(_), None) => {
-                return Err(
-                    "This cluster runs no images; set containers = \"pyxis\" or \"apptainer\" in \
-                     its [[launcher]]"
-                        .to_owned(),
-                );
-            }
+        let agent = settings.agent.as_deref();
+        let InImage { options, within } = match &order.container {
+            Some(container) => InImage::of(container, settings.containers, agent)?,
+            None => InImage::default(),
         };
         let gres = match self.gpus.get(&order.gpu_type).map(String::as_str) {
             None | Some(NO_GPU) => None,
@@ -209,19 +195,10 @@ impl Slurm {
             minutes: minutes(order.time_limit),
             gres,
             memory_mib: settings.memory_mib.or(order.limits.memory_mib),
-            image,
-            script: script(order, settings.agent.as_deref(), within.as_deref()),
+            image: options,
+            script: script(order, agent, within.as_deref()),
         })
     }
-}
-
-/// What a job puts its agent behind, so that it runs in this image.
-fn apptainer(image: &str) -> String {
-    // A file, or the address of one that is not Docker's.
-    let is_named_whole = image.starts_with('/') || image.contains("://");
-    let scheme = if is_named_whole { "" } else { "docker://" };
-    let image = quoted(&format!("{scheme}{image}"));
-    format!("apptainer exec --nv --bind \"$1\" {image}")
 }
 
 /// Slurm counts in minutes: never fewer than are needed.

@@ -102,11 +102,14 @@ fn submission(batch: &Batch<'_>) -> Vec<String> {
         ("cpus-per-task", settings.cpus.map(|cpus| cpus.to_string())),
         ("mem", batch.memory_mib.map(|mib| format!("{mib}M"))),
         ("gres", batch.gres.clone()),
-        ("container-image", batch.image.map(str::to_owned)),
     ];
     for (name, value) in named {
         words.extend(value.map(|value| option(name, &value)));
     }
+    words.extend(batch.image.iter().map(|(name, value)| match value {
+        Some(value) => option(name, value),
+        None => format!("--{name}"),
+    }));
     words.extend(settings.options.iter().cloned());
     words
 }

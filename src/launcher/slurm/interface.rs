@@ -38,8 +38,8 @@ pub(super) struct Batch<'a> {
     /// As `--gres` takes it.
     pub gres: Option<String>,
     pub memory_mib: Option<u64>,
-    /// The image that Slurm itself is to run it in.
-    pub image: Option<&'a str>,
+    /// Options of `sbatch` by which Slurm itself runs it in an image.
+    pub image: Vec<(&'static str, Option<String>)>,
     pub script: String,
 }
 

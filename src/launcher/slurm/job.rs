@@ -45,19 +45,28 @@ const TOO_MUCH: &str = "No node has what it asks for; look at cpus, memory_mib, 
                         of the [[launcher]]";
 const WRONG_NAME: &str = "Look at account, qos and partition of the [[launcher]]";
 
+/// Where jobs write if nothing else is said.
+pub(super) const NOWHERE: &str = "/dev/null";
+
+const SAYS_NOWHERE: &str = "What such jobs say is kept if output of the [[launcher]] names a file";
+
 /// A job without a time limit is taken to run for a year: what waits for it gets no estimate.
 const NO_ESTIMATE: Millis = Millis::from_minutes(360 * 24 * 60);
 
 impl Job {
-    /// What this means `now`.
-    pub(super) fn status(self, now: Timestamp) -> JobStatus {
+    /// What this means `now`, where jobs write to `output`.
+    pub(super) fn status(self, now: Timestamp, output: &str) -> JobStatus {
         let mut state = state(&self.state);
         let mut words = match &*self.reason {
             "" | "None" => self.state,
             reason => format!("{} ({reason})", self.state),
         };
-        if let Some(trouble) = self.exit_status.and_then(handout::trouble) {
-            words = format!("{words}. {trouble}");
+        if let Some(failed @ 1..) = self.exit_status {
+            words = match (handout::trouble(failed), output) {
+                (Some(trouble), _) => format!("{words}. {trouble}"),
+                (None, NOWHERE) => format!("{words}. {SAYS_NOWHERE}"),
+                (None, file) => format!("{words}. {file} on its node may say why"),
+            };
         }
         let hopeless = HOPELESS.iter().find(|(it, _)| *it == self.reason);
         if let (JobState::Pending, Some((_, remedy))) = (state, hopeless) {
@@ -110,7 +119,7 @@ mod tests {
             reason: reason.into(),
             ..Job::default()
         }
-        .status(NOW)
+        .status(NOW, NOWHERE)
     }
 
     #[test]
@@ -136,9 +145,26 @@ mod tests {
             exit_status: Some(exit_status(20_992)),
             ..Job::default()
         };
-        let words = failed.status(NOW).words;
+        let words = failed.status(NOW, NOWHERE).words;
         let begins = "FAILED (NonZeroExitCode). The agent could not be fetched";
         assert!(words.starts_with(begins), "{words}");
+    }
+
+    #[test]
+    fn a_job_that_failed_for_another_reason_says_where_to_look() {
+        let failed = Job {
+            state: "FAILED".into(),
+            reason: "NonZeroExitCode".into(),
+            exit_status: Some(1),
+            ..Job::default()
+        };
+        for (output, looks) in [
+            (NOWHERE, "if output of the [[launcher]]"),
+            ("/logs/%j.txt", "/logs/%j.txt"),
+        ] {
+            let words = failed.clone().status(NOW, output).words;
+            assert!(words.contains(looks), "{words}");
+        }
     }
 
     #[test]
@@ -172,7 +198,7 @@ mod tests {
                 starts_at: Some(at),
                 ..Job::default()
             };
-            assert_eq!(job.status(NOW).starts_at, estimate, "{state}");
+            assert_eq!(job.status(NOW, NOWHERE).starts_at, estimate, "{state}");
         }
     }
 }

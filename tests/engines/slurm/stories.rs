@@ -518,7 +518,7 @@ async fn an_image_is_refused_where_nothing_runs_images_and_else_apptainer_is_tol
     let dir = tempfile::tempdir().unwrap();
     let told = dir.path().join("told");
     let script = format!(
-        "#!/bin/sh\nprintf '%s\\n' \"$@\" > {}\nshift 5\nexec \"$@\"\n",
+        "#!/bin/sh\nprintf '%s\\n' \"$@\" > {}\nshift 7\nexec \"$@\"\n",
         told.display()
     );
     let program = dir.path().join("apptainer");
@@ -540,6 +540,8 @@ async fn an_image_is_refused_where_nothing_runs_images_and_else_apptainer_is_tol
         "--nv",
         "--bind",
         DWELL,
+        "--bind",
+        "/tmp",
         "docker://debian:12",
         DWELL,
         "agent",

@@ -535,7 +535,7 @@ mod tests {
             minutes: 7,
             gres: Some("gpu:l4:1".into()),
             memory_mib: Some(512),
-            image: None,
+            image: Vec::new(),
             script: "#!/bin/sh".into(),
         };
         let more = json!({"nice": 3, "current_working_directory": "/tmp"});
