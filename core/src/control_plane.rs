@@ -215,6 +215,8 @@ pub struct ControlPlane {
     shuts_down: bool,
     /// Jobs that were there at the last look and are no open session's.
     strays: BTreeSet<(LauncherName, SessionId, JobId)>,
+    /// Sessions that have ended before their engine said how their jobs did.
+    parted: BTreeMap<SessionId, Session>,
     contacts: BTreeMap<SessionId, Contact>,
     alarms: BTreeSet<(Monotonic, SessionId)>,
     pending: Pending,
@@ -243,6 +245,7 @@ impl ControlPlane {
             since: now.monotonic,
             shuts_down: false,
             strays: BTreeSet::new(),
+            parted: BTreeMap::new(),
             contacts: BTreeMap::new(),
             alarms: BTreeSet::new(),
             pending: Pending::default(),

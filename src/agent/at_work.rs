@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use dwell_core::lease::Lease;
+use dwell_core::lease::{Exit, Lease};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::upstream::Upstream;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -51,6 +51,21 @@ pub(super) enum Happening {
     Reap,
     Server(Event),
     HostStops,
+}
+
+impl Happening {
+    /// How the app ended, if that is what happened.
+    pub(super) const fn exit(&self) -> Option<Exit> {
+        match self {
+            Self::Word(Word::AppExited(exit)) | Self::Stage(Stage::Exited(exit)) => Some(*exit),
+            Self::Answered(_)
+            | Self::Word(_)
+            | Self::Stage(_)
+            | Self::Reap
+            | Self::Server(_)
+            | Self::HostStops => None,
+        }
+    }
 }
 
 /// What the agent has going while its session runs.
@@ -158,6 +173,7 @@ impl AtWork {
         let look_again = tokio::time::sleep(LOOK_AGAIN_AFTER);
         tokio::select! {
             biased;
+            () = signalled(&mut self.terminations) => Happening::HostStops,
             Some(address) = joined(&mut self.answered) => {
                 self.answered = None;
                 Happening::Answered(address)
@@ -179,26 +195,36 @@ impl AtWork {
             () = signalled(&mut self.children) => Happening::Reap,
             () = look_again, if self.killing => Happening::Reap,
             Some(event) = self.events.recv() => Happening::Server(event),
-            () = signalled(&mut self.terminations) => Happening::HostStops,
         }
     }
 
-    /// What an app that has exited wrote, and whether it answered, may not be known yet.
-    pub(super) async fn finish_app(&mut self) -> Option<Happening> {
-        let mut answered = self.answered.take();
+    /// What an app that has exited wrote, and whether it answered, may not be known yet; nor,
+    /// if it perhaps was told to go, that we are as well.
+    pub(super) async fn finish_app(&mut self, was_told: bool) -> Vec<Happening> {
+        let (mut answered, mut terminations) = (self.answered.take(), self.terminations.take());
         let answer = async {
             match &mut answered {
-                Some(_) => timeout(EXIT_WORDS_WITHIN, joined(&mut answered))
-                    .await
-                    .ok()?,
+                Some(_) => joined(&mut answered).await,
                 None => None,
             }
         };
-        let (answer, ()) = tokio::join!(answer, self.finish_log(EXIT_WORDS_WITHIN));
+        let told = async {
+            if was_told {
+                signalled(&mut terminations).await;
+            }
+            was_told.then_some(Happening::HostStops)
+        };
+        let (answer, told, ()) = tokio::join!(
+            timeout(EXIT_WORDS_WITHIN, answer),
+            timeout(EXIT_WORDS_WITHIN, told),
+            self.finish_log(EXIT_WORDS_WITHIN)
+        );
         if let Some(probe) = answered {
             probe.abort();
         }
-        answer.map(Happening::Answered)
+        self.terminations = terminations;
+        let answer = answer.ok().flatten().map(Happening::Answered);
+        answer.into_iter().chain(told.ok().flatten()).collect()
     }
 
     /// Wait until the first process is gone too, if it ended all others by itself.

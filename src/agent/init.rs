@@ -184,7 +184,13 @@ impl Init {
         let _ = prctl::set_child_subreaper(true);
         let mut children = SigSet::empty();
         children.add(Signal::SIGCHLD);
-        let watched = children.thread_block().and_then(|()| {
+        // Who ends a job or a host tells every process. The agent heard it too, and the app
+        // has its grace.
+        let mut blocked = children;
+        for told_to_go in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            blocked.add(told_to_go);
+        }
+        let watched = blocked.thread_block().and_then(|()| {
             SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         });
         let signals = match watched {

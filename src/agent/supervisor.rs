@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use dwell_core::lease::{Command, Lease, Terms};
+use dwell_core::lease::{Command, Exit, Lease, Terms};
 use dwell_core::protocol::{AgentStatus, ServerMessage};
 use dwell_core::session::Ending;
 use dwell_core::time::Millis;
+use nix::sys::signal::Signal;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -228,12 +229,13 @@ impl Supervisor {
             self.catch_up(lease, at_work).await;
             match next {
                 Next::Happening(happening) => {
-                    let exited = matches!(
-                        happening,
-                        Happening::Word(Word::AppExited(_)) | Happening::Stage(Stage::Exited(_))
-                    );
-                    if exited && let Some(answered) = at_work.finish_app().await {
-                        self.take_in(answered, lease, at_work);
+                    if let Some(exit) = happening.exit() {
+                        // Who ends a job tells every process of it, in any order.
+                        let was_told =
+                            self.spec.is_in_job || exit == Exit::Signal(Signal::SIGTERM as i32);
+                        for before in at_work.finish_app(was_told).await {
+                            self.take_in(before, lease, at_work);
+                        }
                     }
                     self.take_in(happening, lease, at_work);
                 }
@@ -330,7 +332,7 @@ impl Supervisor {
                 if tree.reap() && !at_work.killing {
                     // Not by us: the app cannot be relied on to be there.
                     lease.app_not_started("The session's first process was killed", now);
-                    lease.app_exited(dwell_core::lease::Exit::Signal(9), None, now);
+                    lease.app_exited(Exit::Signal(9), None, now);
                 }
                 if at_work.killing && tree.is_gone() {
                     at_work.killing = false;
@@ -352,7 +354,13 @@ impl Supervisor {
             Happening::Server(Event::Said(message)) => lease.heard(&message, now),
             Happening::Server(Event::Refused) => {}
             Happening::HostStops => {
-                let ending = Ending::failed("Its host is shutting down".to_owned());
+                let why = if self.spec.is_in_job {
+                    "Its job was told to end: it was cancelled or preempted, or its host is \
+                     shutting down"
+                } else {
+                    "Its host is shutting down"
+                };
+                let ending = Ending::failed(why.to_owned());
                 lease.heard(&ServerMessage::Stop { ending }, now);
             }
         }

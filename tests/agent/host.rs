@@ -418,6 +418,14 @@ impl Session {
         }
     }
 
+    /// The app's processes, the first process and the agent, in this order.
+    pub fn signal_all(&self, signal: Signal) {
+        let (app, agents) = (self.app_processes(), self.agents());
+        send(&app, signal);
+        self.signal_first_process(signal);
+        send(&agents, signal);
+    }
+
     fn kill_agents(&self) {
         self.signal_agent(Signal::SIGKILL);
     }

@@ -271,6 +271,24 @@ async fn an_agent_that_is_killed_takes_its_app_along_and_the_next_one_tells_the_
 }
 
 #[tokio::test]
+async fn when_every_process_is_told_to_go_the_app_has_its_grace_and_the_end_says_why() {
+    let host = Host::new().await;
+    let says_so = "trap 'echo goes; sleep 0.1; echo gone; exit 3' TERM; python3 -m http.server \
+                   $PORT & while :; do sleep 0.02; done";
+    let session = host.launch(App::shell(says_so)).await;
+    session.running().await;
+    session.signal_all(Signal::SIGTERM);
+    let (ending, _) = session.ended().await;
+    assert_eq!(
+        ending,
+        Ending::failed("Its host is shutting down".to_owned())
+    );
+    let log = session.log();
+    assert!(log.iter().any(|line| line.contains("gone")), "{log:?}");
+    session.nothing_is_left().await;
+}
+
+#[tokio::test]
 async fn an_agent_that_loses_its_server_calls_again() {
     let mut host = Host::new().await;
     let session = host.launch(App::new(python("serve.py"))).await;

@@ -52,6 +52,7 @@ impl ControlPlane {
             let its_own = statuses.and_then(|statuses| self.take_its_own(id, statuses));
             self.job_is(id, its_own, asked_at, now);
         }
+        self.hear_last_words(launcher, &found, now);
         self.cancel_strays(launcher, &found);
     }
 
@@ -75,6 +76,47 @@ impl ControlPlane {
         };
         let best = (0..statuses.len()).min_by_key(|at| statuses.get(*at).map(|it| rank(it)))?;
         Some(statuses.remove(best))
+    }
+
+    /// Its engine says only later how its job ended: that it was preempted, say.
+    pub(super) fn part(&mut self, session: &Session) {
+        let is_awaited = session
+            .job
+            .as_ref()
+            .is_some_and(|job| job.state != JobState::Ended);
+        if is_awaited {
+            self.parted.insert(session.id, session.clone());
+        } else {
+            self.parted.remove(&session.id);
+        }
+    }
+
+    fn hear_last_words(
+        &mut self,
+        launcher: &LauncherName,
+        found: &BTreeMap<SessionId, Vec<&JobStatus>>,
+        now: Moment,
+    ) {
+        for (id, mut session) in std::mem::take(&mut self.parted) {
+            let Some(before) = session.job.take_if(|job| job.launcher == *launcher) else {
+                self.parted.insert(id, session);
+                continue;
+            };
+            let mut its_own = found.get(&id).into_iter().flatten();
+            let status = its_own.find(|status| status.id == before.id);
+            // One whose end could not be put on record is open again.
+            let Some(status) = status.filter(|_| !self.sessions.contains_key(&id)) else {
+                continue;
+            };
+            let job = Job::after(Some(&before), launcher, status, now.wall);
+            let is_news = job != before;
+            session.job = Some(job);
+            if is_news {
+                self.put(session);
+            } else {
+                self.parted.insert(id, session);
+            }
+        }
     }
 
     /// At the second look: the end of its session may be on its way to a job.

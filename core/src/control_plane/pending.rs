@@ -142,6 +142,7 @@ impl ControlPlane {
         if !session.is_open() {
             let contact = self.expect_no_call(id);
             self.pending.contacts.extend(contact.map(|it| (id, it)));
+            self.part(&session);
         }
         let before = self.replace(id, Some(session.clone()));
         let row = self.pending.sessions.entry(id).or_insert(Before {

@@ -349,6 +349,43 @@ fn a_session_cancelled_while_its_agent_speaks_is_its_agents_to_end() {
 // --- Ends -------------------------------------------------------------------
 
 #[test]
+fn how_a_job_ended_is_put_down_though_its_agent_was_faster() {
+    let mut world = world_with(cluster());
+    world.create_running_job();
+    world.heard(1, &ended(9_000, EndReason::Failed));
+    world.look_after(LOOK_EVERY, &[runs()]);
+    world.look_after(LOOK_EVERY, &[job("7", JobState::Running, "COMPLETING")]);
+    let preempted = [job("7", JobState::Ended, "PREEMPTED")];
+    world.look_after(LOOK_EVERY, &preempted);
+    let said = world.job().said.iter().map(|it| &*it.words);
+    assert!(said.eq(["PENDING (Resources)", "RUNNING", "COMPLETING", "PREEMPTED"]));
+    // Nobody waits for anything else, from a job that is called the same by now.
+    world.look_after(LOOK_EVERY, &[runs()]);
+    assert_eq!(world.job().words(), "PREEMPTED");
+
+    // Nor for the last words of one that is forgotten.
+    let mut world = world_with(cluster());
+    world.create_running_job();
+    world.heard(1, &ended(9_000, EndReason::Failed));
+    world.look_after(LOOK_EVERY, &[]);
+    world.look_after(LOOK_EVERY, &preempted);
+    assert_eq!(world.job().words(), "RUNNING");
+}
+
+#[test]
+fn a_session_whose_end_is_undone_has_not_parted_with_its_job() {
+    let mut world = world_with(cluster());
+    world.create_running_job();
+    let now = world.now();
+    let end = ended(9_000, EndReason::Failed);
+    world.plane.heard(id(1), &end, now);
+    world.plane.roll_back(now);
+    world.look_after(LOOK_EVERY, &[job("7", JobState::Running, "SUSPENDED")]);
+    assert!(world.stored(1).is_open());
+    assert_eq!(world.job().words(), "SUSPENDED");
+}
+
+#[test]
 fn a_job_that_ended_before_its_agent_called_fails_its_session_in_the_engines_words() {
     let mut world = world_with(cluster());
     world.create_pending();

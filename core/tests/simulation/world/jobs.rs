@@ -322,7 +322,7 @@ impl World {
                     !self.away.contains(&site.gpu) && !site.agent_stands_still(self.now)
                 });
                 if hears {
-                    let ending = Ending::failed("Its host is shutting down".into());
+                    let ending = Ending::failed("Its job was told to end".into());
                     let stop = ServerMessage::Stop { ending };
                     self.with_site(post, |site, now| site.hear(&stop, now));
                 }
