@@ -42,6 +42,12 @@ pub fn sentence(session: &Value) -> &str {
     error.unwrap_or_else(|| panic!("no sentence: {session}"))
 }
 
+/// That its engine ended it, and its agent heard so.
+pub fn was_told_to_end(session: &Value) {
+    assert_eq!(session["end_reason"], "failed", "{session}");
+    assert!(sentence(session).contains("told to end"), "{session}");
+}
+
 /// Once it has ended, of which more is known than that it takes long.
 pub async fn ended_within(api: &Api, id: &str, most: Duration) -> Value {
     let began = Instant::now();

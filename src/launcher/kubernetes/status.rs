@@ -3,7 +3,7 @@
 use dwell_core::id::SessionId;
 use dwell_core::job::{JobId, JobState, JobStatus};
 use dwell_core::time::Millis;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition, PodStatus};
 
 use super::pod::{APP, SESSION};
 use crate::launcher::handout;
@@ -39,16 +39,19 @@ pub(super) fn status(pod: &Pod) -> JobStatus {
     let is_going = pod.metadata.deletion_timestamp.is_some();
     let (state, detail) = match phase {
         "Succeeded" | "Failed" => {
-            let why = with_message(status.reason.as_deref(), status.message.as_deref());
-            (
-                JobState::Ended,
-                why.or_else(|| containers().find_map(ended)),
-            )
+            let why = with_message(status.reason.as_deref(), status.message.as_deref())
+                .or_else(|| disruption(&status))
+                .or_else(|| containers().find_map(ended));
+            (JobState::Ended, why)
         }
         // What else the configuration put into the Pod may run on.
         "Running" if app_is_over(&status) => (JobState::Ended, containers().find_map(ended)),
         // Its containers may run on a node that is not heard of.
-        _ if is_going => (JobState::Running, Some("Terminating".to_owned())),
+        _ if is_going => {
+            let why = disruption(&status).map(|why| format!(", {why}"));
+            let why = why.unwrap_or_default();
+            (JobState::Running, Some(format!("Terminating{why}")))
+        }
         "Running" => (JobState::Running, None),
         "Pending" => pending(pod, containers()),
         _ => (
@@ -72,6 +75,17 @@ pub(super) fn status(pod: &Pod) -> JobStatus {
     }
 }
 
+fn condition<'a>(status: &'a PodStatus, name: &str) -> Option<&'a PodCondition> {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == name)
+}
+
+/// Why somebody takes it away. Before 1.26 Kubernetes does not say.
+fn disruption(status: &PodStatus) -> Option<String> {
+    let why = condition(status, "DisruptionTarget").filter(|it| it.status == "True")?;
+    with_message(why.reason.as_deref(), why.message.as_deref())
+}
+
 fn app_is_over(status: &PodStatus) -> bool {
     let mut containers = status.container_statuses.iter().flatten();
     let app = containers.find(|container| container.name == APP);
@@ -84,12 +98,10 @@ fn pending<'a>(
     pod: &Pod,
     mut containers: impl Iterator<Item = &'a ContainerStatus>,
 ) -> (JobState, Option<String>) {
-    let conditions = pod.status.as_ref().and_then(|it| it.conditions.as_ref());
-    let scheduled = conditions.and_then(|conditions| {
-        conditions
-            .iter()
-            .find(|condition| condition.type_ == "PodScheduled")
-    });
+    let scheduled = pod
+        .status
+        .as_ref()
+        .and_then(|status| condition(status, "PodScheduled"));
     let is_placed = scheduled.is_some_and(|condition| condition.status == "True");
     if !is_placed {
         let why = scheduled.and_then(|condition| {
@@ -205,6 +217,18 @@ mod tests {
         beside["name"] = json!("sidecar");
         let runs_on = json!({"phase": "Running", "containerStatuses": [beside, over]});
         assert_eq!(of(runs_on), (JobState::Ended, "Running".into()));
+        // As of 1.26.
+        let disrupted = json!({"type": "DisruptionTarget", "status": "True",
+                               "reason": "PreemptionByScheduler",
+                               "message": "default-scheduler: preempting to accommodate a higher \
+                                           priority pod"});
+        let running = json!({"phase": "Running", "conditions": [disrupted]});
+        let pod = json!({"metadata": {"deletionTimestamp": "2026-11-27T08:00:00Z"},
+                         "spec": {"containers": []}, "status": running});
+        let going = super::status(&serde_json::from_value(pod).unwrap());
+        let words = "Running (Terminating, PreemptionByScheduler: default-scheduler: preempting to \
+                     accommodate a higher priority pod)";
+        assert_eq!((going.state, &*going.words), (JobState::Running, words));
         let odd = of(json!({"phase": "Dreaming", "reason": "NodeLost"}));
         assert_eq!(odd, (JobState::Unknown, "Dreaming (NodeLost)".into()));
     }

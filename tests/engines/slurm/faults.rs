@@ -9,7 +9,9 @@ use serde_json::Value;
 use super::cluster::{Cluster, slurm};
 use super::servers::{Manner, nothing_is_left, on, server_of, web};
 use crate::harness::{Server, app_processes, processes, signal};
-use crate::seen::{event_is_true, extended, job_of, queued, sentence, served, with_job, words};
+use crate::seen::{
+    event_is_true, extended, job_of, queued, sentence, served, was_told_to_end, with_job, words,
+};
 
 /// Slurm's commands give a controller that is away less time.
 pub const IMPATIENT: &str = "MessageTimeout=2";
@@ -38,6 +40,16 @@ fn agents_of(id: &str) -> Vec<u32> {
     })
 }
 
+/// Its agent heard that the job is to end, and Slurm says why.
+async fn ends_as_told(server: &Server, id: &str, why: &str) {
+    let ended = server.api.ended(id).await;
+    was_told_to_end(&ended);
+    let says_why = |session: &Value| words(session).iter().any(|it| it.starts_with(why));
+    let later = server.api.until(id, says_why).await;
+    assert_eq!(later["ended_at"], ended["ended_at"], "{later}");
+    event_is_true(&server.api, id).await;
+}
+
 // --- Operators ------------------------------------------------------------------
 
 #[tokio::test]
@@ -47,10 +59,7 @@ async fn a_job_that_an_operator_cancels_ends_its_session_with_a_sentence() {
     let server = server_of(cluster, &Manner::default());
     let (id, job) = running(&server, "A10G").await;
     cluster.command(&["scancel", &job]);
-    let ended = server.api.ended(&id).await;
-    assert_ne!(ended["end_reason"], "timed_out", "{ended}");
-    assert!(!sentence(&ended).is_empty(), "{ended}");
-    event_is_true(&server.api, &id).await;
+    ends_as_told(&server, &id, "CANCELLED").await;
 
     // One that waits has used nothing.
     let held = cluster.submit(&["--gres=gpu:l4:2"], "exec sleep infinity");
@@ -79,9 +88,7 @@ async fn a_session_whose_gpu_an_urgent_job_takes_ends_and_says_so() {
     );
     cluster.becomes(&urgent, "RUNNING").await;
     for id in [&one, &two] {
-        let ended = server.api.ended(id).await;
-        assert!(!sentence(&ended).is_empty(), "{ended}");
-        event_is_true(&server.api, id).await;
+        ends_as_told(&server, id, "PREEMPTED").await;
     }
     cluster.command(&["scancel", &urgent]);
     nothing_is_left(cluster, &[one, two]).await;
