@@ -1,5 +1,6 @@
 //! The server: the parts put together, one listener, and the way down.
 
+mod local_keys;
 mod records;
 
 use std::collections::HashMap;
@@ -8,11 +9,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::control_plane::{ControlPlane, Settings};
-use dwell_core::id::KeyId;
+use dwell_core::control_plane::Settings;
 use dwell_core::job::{self, Offer};
-use dwell_core::key::Key;
-use dwell_core::owner::{Principal, UserId};
 use dwell_core::placement::Places;
 use dwell_core::ports::PortPool;
 use tokio::sync::{mpsc, watch};
@@ -23,11 +21,10 @@ use crate::acme::Renewal;
 use crate::admission::{Admission, Redemption};
 use crate::agents::{self, Agents};
 use crate::api::{self, Api};
-use crate::clock;
 use crate::config::{Config, PlaceConfig, TlsFiles, host_of};
 use crate::data_dir::{DataDir, DataDirError, DataDirLock, ServerFile};
 use crate::driver::{Driver, Effects, Running};
-use crate::failpoint::{self, Point};
+
 use crate::gate::Gate;
 use crate::gateway::{self, Desk, Gateway, Issued, Open, TimeLimits, Tls, TlsError};
 use crate::gpus;
@@ -38,11 +35,13 @@ use crate::launcher::local::Local;
 use crate::member::Membership;
 use crate::peers::Peers;
 use crate::session_urls::{Origin, Scheme, SessionUrls};
+use crate::store::StoreError;
 use crate::store::postgres::Tickets;
-use crate::store::{StoreAt, StoreError};
 use crate::sweep;
 use crate::takeover::{Doorbell, Listeners, Successor};
 use crate::tunnel::{Switchboard, Tunnel};
+pub use local_keys::create_key_offline;
+use local_keys::{first_key, put_first_key_on_record};
 use records::Records;
 
 /// How long open requests may take to finish when the server goes.
@@ -551,48 +550,6 @@ fn first_port(config: &Config) -> u16 {
     start + u16::from_be_bytes([high, low]) % (end - start).max(1)
 }
 
-/// The key in `admin.key`, which is made if it is not there. Its file stands before
-/// it is on record: after a crash in between, the next start finds and records it.
-fn first_key(data_dir: &DataDir) -> Result<String, StartError> {
-    if let Some(secret) = data_dir.read_admin_key() {
-        return Ok(secret);
-    }
-    let secret = new_secret()?;
-    data_dir.write_admin_key(&secret)?;
-    tracing::info!("the first key is in {}", data_dir.admin_key().display());
-    failpoint::cross(Point::ServerAfterKeyFile);
-    Ok(secret)
-}
-
-async fn put_first_key_on_record(driver: &Driver, secret: &str) -> Result<(), StartError> {
-    let principal = Principal {
-        user: UserId("admin".to_owned()),
-        org: None,
-        admin: true,
-    };
-    let key = key_of(secret, principal, "admin.key");
-    driver
-        .ask(move |plane, _now| plane.create_key(key, None))
-        .await
-        .map_err(|error| StartError(error.to_string()))
-}
-
-fn new_secret() -> Result<String, StartError> {
-    keys::new_secret()
-        .map_err(|error| StartError(format!("the system has no randomness to give: {error}")))
-}
-
-fn key_of(secret: &str, principal: Principal, name: &str) -> Key {
-    Key {
-        id: KeyId(Uuid::new_v4()),
-        name: name.to_owned(),
-        hash: keys::hash(secret),
-        principal,
-        created_at: clock::wall(),
-        revoked_at: None,
-    }
-}
-
 /// What the core is to know of a place.
 fn offer(place: &PlaceConfig, config: &Config) -> Offer {
     match place {
@@ -666,34 +623,4 @@ fn where_nodes_reach_us(
     }
     let (host, port) = (host_of(listens_at.ip()), listens_at.port());
     Ok(format!("http://{host}:{port}"))
-}
-
-/// A key made at the machine itself while no server runs. Returns its secret.
-///
-/// # Errors
-/// When a server has the data directory, or it cannot be written.
-pub async fn create_key_offline(
-    data_dir: &DataDir,
-    store: &StoreAt,
-    principal: Principal,
-    name: &str,
-) -> Result<String, StartError> {
-    data_dir.create()?;
-    let _lock = data_dir.hold()?;
-    let store = store.open(&data_dir.store()).await?;
-    let snapshot = store.load().await?;
-    let settings = Settings {
-        limits: dwell_core::limits::Limits::default(),
-        prices: dwell_core::pricing::Prices::default(),
-        places: Places::default(),
-        ports: PortPool::new(0..=0, 0),
-    };
-    let mut plane = ControlPlane::recover(settings, snapshot, clock::now());
-    let secret = new_secret()?;
-    let key = key_of(&secret, principal, name);
-    plane
-        .create_key(key, None)
-        .map_err(|refusal| StartError(refusal.to_string()))?;
-    store.commit(plane.changes()).await?;
-    Ok(secret)
 }
