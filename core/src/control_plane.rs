@@ -307,7 +307,7 @@ impl ControlPlane {
         let id = session.id;
         // It has begun since: this comes late, and what it tells now is not to be forgotten.
         if session.begun_by.as_deref() == Some(agent) && session.gpu_event.start().is_some() {
-            return;
+            return self.is_heard_of(id, now);
         }
         let is_starting = matches!(session.state, State::Starting { .. });
         // That it may was perhaps said, and not heard.

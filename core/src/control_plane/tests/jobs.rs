@@ -1055,6 +1055,12 @@ fn of_all_agents_that_an_engine_starts_for_a_session_one_begins() {
     // What it asked comes again, late: an agent that is told so forgets what it has to tell.
     assert_eq!(world.asks("first"), []);
     assert_eq!(*world.stored(1), before);
+    // It is a word of the agent's all the same: nobody gives it up for its silence.
+    world.plane.hung_up(id(1), world.now());
+    world.look_after(Millis(4_999), &[failed()]);
+    world.asks("first");
+    world.look_after(Millis(4_999), &[failed()]);
+    assert!(world.stored(1).is_open());
 }
 
 #[test]
