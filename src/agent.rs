@@ -28,6 +28,7 @@ mod probe;
 mod processes;
 mod relay;
 pub mod remains;
+mod signals;
 pub mod spec;
 mod supervisor;
 mod tree;
@@ -39,7 +40,6 @@ use std::process::ExitCode;
 
 use dwell_core::protocol::AgentPhase;
 use dwell_core::time::Monotonic;
-use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::clock;
 use crate::data_dir::SessionDir;
@@ -99,11 +99,7 @@ fn install(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn run(dir: &SessionDir) -> Result<(), Box<dyn std::error::Error>> {
-    // A terminal that closes is not a reason to end somebody's session.
-    for ignored in [Signal::SIGHUP, Signal::SIGINT] {
-        // SAFETY: ignoring a signal runs no code of ours in a handler.
-        unsafe { signal(ignored, SigHandler::SigIgn) }?;
-    }
+    signals::ignore_terminals()?;
     let Some(lock) = take_lock(dir)? else {
         return Ok(());
     };

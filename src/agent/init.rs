@@ -38,7 +38,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::cgroup;
+use crate::agent::{cgroup, signals};
 use crate::clock;
 use crate::failpoint::{self, Point};
 
@@ -139,6 +139,8 @@ pub fn main() -> ExitCode {
     // SAFETY: standard input is open, is the socket that the agent made for us, and
     // nothing else in this process uses it.
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(0) });
+    // It fails for no signal that there is.
+    let _ = signals::ignore_all();
     // Not among our words: anyone may read those, and there are secrets in it.
     match read_app(&socket) {
         Ok(app) => Init { socket, app: None }.run(&app),
@@ -184,13 +186,7 @@ impl Init {
         let _ = prctl::set_child_subreaper(true);
         let mut children = SigSet::empty();
         children.add(Signal::SIGCHLD);
-        // Who ends a job or a host tells every process. The agent heard it too, and the app
-        // has its grace.
-        let mut blocked = children;
-        for told_to_go in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            blocked.add(told_to_go);
-        }
-        let watched = blocked.thread_block().and_then(|()| {
+        let watched = children.thread_block().and_then(|()| {
             SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         });
         let signals = match watched {
@@ -277,7 +273,7 @@ impl Init {
             .current_dir(&app.directory)
             .stdin(Stdio::null())
             .process_group(0);
-        match command.spawn() {
+        match signals::as_usual(&mut command).spawn() {
             Ok(child) => self.app = i32::try_from(child.id()).ok().map(Pid::from_raw),
             Err(error) => {
                 let name = app.words.first().map_or("", String::as_str);

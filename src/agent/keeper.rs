@@ -23,7 +23,7 @@ use nix::unistd::getpid;
 
 use super::init::{self, Order, Word};
 use super::inside::Inside;
-use super::remains;
+use super::{remains, signals};
 use crate::clock;
 
 /// For how long after its end a container is waited for that the engine was asked to
@@ -47,6 +47,8 @@ pub fn main(container: &str) -> ExitCode {
     // SAFETY: standard input is open, is the socket that the agent made for us, and
     // nothing else in this process uses it.
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(0) });
+    // It fails for no signal that there is.
+    let _ = signals::ignore_all();
     let session = std::env::var(init::MARK).ok();
     let Some(session) = session.and_then(|session| session.parse().ok()) else {
         eprintln!("dwell agent keep: the agent starts it");

@@ -271,6 +271,26 @@ async fn an_agent_that_is_killed_takes_its_app_along_and_the_next_one_tells_the_
 }
 
 #[tokio::test]
+async fn an_app_starts_with_no_signal_blocked_or_ignored() {
+    let host = Host::new().await;
+    let words = ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"];
+    let session = host.launch(App::new(words.map(str::to_owned).into())).await;
+    session.ended().await;
+    let log = session.log();
+    // Those above are the C library's own.
+    let of_all = |line: &String| u64::from_str_radix(line.rsplit('\t').next()?, 16).ok();
+    let masks: Vec<_> = log
+        .iter()
+        .filter(|it| it.starts_with("Sig"))
+        .map(of_all)
+        .collect();
+    let usual = masks
+        .iter()
+        .all(|mask| mask.is_some_and(|mask| mask & 0x7fff_ffff == 0));
+    assert!(masks.len() == 2 && usual, "{log:?}");
+}
+
+#[tokio::test]
 async fn when_every_process_is_told_to_go_the_app_has_its_grace_and_the_end_says_why() {
     let host = Host::new().await;
     let says_so = "trap 'echo goes; sleep 0.1; echo gone; exit 3' TERM; python3 -m http.server \

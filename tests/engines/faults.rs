@@ -136,6 +136,22 @@ pub async fn a_container_whose_keeper_is_killed_or_paused_ends(engine: &Engine) 
     nothing_is_left(engine, &session).await;
 }
 
+pub async fn a_container_whose_keeper_and_agent_are_told_to_go_ends_with_a_sentence(
+    engine: &Engine,
+) {
+    let _guard = engine.shared().await;
+    let mut host = Host::with_manner(engine.manner()).await;
+    host.serve().await;
+    let session = host.launch(web()).await;
+    session.running().await;
+    session.signal_first_process(Signal::SIGTERM);
+    session.signal_agent(Signal::SIGTERM);
+    let (ending, _) = session.ended().await;
+    let why = ending.error.unwrap();
+    assert_eq!(why, "Its host is shutting down");
+    nothing_is_left(engine, &session).await;
+}
+
 pub async fn what_is_left_when_agent_and_keeper_are_killed_at_once_is_ended_by_the_next(
     engine: &Engine,
 ) {

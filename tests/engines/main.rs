@@ -86,6 +86,7 @@ with_each_engine! {
     an_agent_that_is_killed_takes_its_container_along: faults,
     a_container_whose_agent_is_paused_ends_on_time_and_is_billed_to_its_end: faults,
     a_container_whose_keeper_is_killed_or_paused_ends: faults,
+    a_container_whose_keeper_and_agent_are_told_to_go_ends_with_a_sentence: faults,
     what_is_left_when_agent_and_keeper_are_killed_at_once_is_ended_by_the_next: faults,
     a_container_that_somebody_removes_ends_its_session_with_a_sentence: faults,
     a_container_that_somebody_pauses_ends_on_time: faults,
