@@ -78,14 +78,15 @@ impl ControlPlane {
         Some(statuses.remove(best))
     }
 
-    /// Its engine says only later how its job ended: that it was preempted, say.
-    pub(super) fn part(&mut self, session: &Session) {
-        let is_awaited = session
-            .job
-            .as_ref()
-            .is_some_and(|job| job.state != JobState::Ended);
-        if is_awaited {
-            self.parted.insert(session.id, session.clone());
+    /// A session has ended, and its engine says only later how its job did: that it was
+    /// preempted, say.
+    pub(super) fn part(&mut self, ended: Option<Session>) {
+        let Some(session) = ended else {
+            return;
+        };
+        let is_to_be_told = |job: &Job| job.state != JobState::Ended;
+        if session.job.as_ref().is_some_and(is_to_be_told) {
+            self.parted.insert(session.id, session);
         } else {
             self.parted.remove(&session.id);
         }
@@ -97,25 +98,27 @@ impl ControlPlane {
         found: &BTreeMap<SessionId, Vec<&JobStatus>>,
         now: Moment,
     ) {
-        for (id, mut session) in std::mem::take(&mut self.parted) {
-            let Some(before) = session.job.take_if(|job| job.launcher == *launcher) else {
-                self.parted.insert(id, session);
-                continue;
+        let mut news = Vec::new();
+        self.parted.retain(|id, session| {
+            let Some(before) = session.job.as_ref().filter(|job| job.launcher == *launcher) else {
+                return true;
             };
-            let mut its_own = found.get(&id).into_iter().flatten();
-            let status = its_own.find(|status| status.id == before.id);
-            // One whose end could not be put on record is open again.
-            let Some(status) = status.filter(|_| !self.sessions.contains_key(&id)) else {
-                continue;
+            let mut its_own = found.get(id).into_iter().flatten();
+            let Some(status) = its_own.find(|status| status.id == before.id) else {
+                // It is forgotten.
+                return false;
             };
-            let job = Job::after(Some(&before), launcher, status, now.wall);
-            let is_news = job != before;
-            session.job = Some(job);
-            if is_news {
-                self.put(session);
-            } else {
-                self.parted.insert(id, session);
+            let job = Some(Job::after(Some(before), launcher, status, now.wall));
+            if job != session.job {
+                news.push(Session {
+                    job,
+                    ..session.clone()
+                });
             }
+            true
+        });
+        for session in news {
+            self.put(session);
         }
     }
 

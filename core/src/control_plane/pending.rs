@@ -86,9 +86,10 @@ impl ControlPlane {
     pub fn commit(&mut self) -> Vec<Command> {
         let pending = std::mem::take(&mut self.pending);
         // Links to what has ended lead nowhere. Only now: it could have been undone.
-        for id in pending.sessions.keys() {
-            if !self.sessions.contains_key(id) {
-                self.forget_shares_of(*id);
+        for (id, row) in pending.sessions {
+            if !self.sessions.contains_key(&id) {
+                self.forget_shares_of(id);
+                self.part(row.after);
             }
         }
         pending.commands
@@ -142,7 +143,6 @@ impl ControlPlane {
         if !session.is_open() {
             let contact = self.expect_no_call(id);
             self.pending.contacts.extend(contact.map(|it| (id, it)));
-            self.part(&session);
         }
         let before = self.replace(id, Some(session.clone()));
         let row = self.pending.sessions.entry(id).or_insert(Before {

@@ -373,16 +373,25 @@ fn how_a_job_ended_is_put_down_though_its_agent_was_faster() {
 }
 
 #[test]
-fn a_session_whose_end_is_undone_has_not_parted_with_its_job() {
+fn how_a_job_ended_is_said_again_where_it_could_not_be_put_down() {
     let mut world = world_with(cluster());
     world.create_running_job();
-    let now = world.now();
-    let end = ended(9_000, EndReason::Failed);
-    world.plane.heard(id(1), &end, now);
-    world.plane.roll_back(now);
+    // Neither could its session's end at first.
+    world
+        .plane
+        .heard(id(1), &ended(9_000, EndReason::Failed), world.now());
+    world.plane.roll_back(world.now());
     world.look_after(LOOK_EVERY, &[job("7", JobState::Running, "SUSPENDED")]);
     assert!(world.stored(1).is_open());
+    world.heard(1, &ended(9_000, EndReason::Failed));
+    let over = [job("7", JobState::Ended, "PREEMPTED")];
+    let jobs = Jobs(vec![(id(1), over[0].clone())]);
+    let now = world.now();
+    world.plane.jobs_are(&slurm(), &jobs, now.monotonic, now);
+    world.plane.roll_back(now);
     assert_eq!(world.job().words(), "SUSPENDED");
+    world.look_after(LOOK_EVERY, &over);
+    assert_eq!(world.job().words(), "PREEMPTED");
 }
 
 #[test]
