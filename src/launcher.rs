@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod handout;
 pub mod kubernetes;
 pub mod local;
+mod shared_answer;
 pub mod slurm;
 
 use std::collections::BTreeMap;

@@ -274,12 +274,20 @@ fn slurm(table: &mut Table<'_>, here: &Path) -> Result<ClusterEngine, ConfigErro
 
 /// What a table says of slurmrestd.
 fn slurmrestd(table: &mut Table<'_>, here: &Path) -> Result<Option<RestSettings>, ConfigError> {
+    /// Properties of jobs that are ours to set.
+    const OURS: [&str; 3] = ["name", "array", "script"];
     let address = table.take("slurmrestd");
     let user = table.take("user").map(|entry| entry.parse(check_word));
     let token_file = path(table, "token_file", here)?;
     let certificate = path(table, "slurmrestd_certificate", here)?;
     let job = table.take("job");
-    let job = job.map(|entry| entry.table().and_then(|_| entry.json()));
+    let job = job.map(|entry| {
+        let properties = entry.table().and_then(|_| entry.json())?;
+        match OURS.iter().find(|ours| properties.get(ours).is_some()) {
+            Some(ours) => Err(entry.error(&format!("{ours} is not to be set"))),
+            None => Ok(properties),
+        }
+    });
     let job = job.transpose()?;
     let user = user.transpose()?;
     let Some(address) = address else {
@@ -295,11 +303,18 @@ fn slurmrestd(table: &mut Table<'_>, here: &Path) -> Result<Option<RestSettings>
         let own = nix::unistd::User::from_uid(nix::unistd::geteuid());
         own.ok().flatten().map(|user| user.name)
     };
+    let address_is = address.parse(rest_address)?;
+    let is_secure =
+        matches!(&address_is, RestAddress::Origin(origin) if origin.starts_with("https:"));
+    if certificate.is_some() && !is_secure {
+        return Err(table
+            .error("says slurmrestd_certificate, and slurmrestd is not asked over https there"));
+    }
     Ok(Some(RestSettings {
         user: user.or_else(own_name).ok_or_else(|| {
             address.error("needs to know whose jobs are ours, by name; set user too")
         })?,
-        address: address.parse(rest_address)?,
+        address: address_is,
         token_file,
         certificate,
         job: job.unwrap_or_else(|| serde_json::json!({})),

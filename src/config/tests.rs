@@ -158,6 +158,14 @@ fn clusters_are_asked_in_the_order_of_the_file_and_this_host_if_it_is_named() {
             "slurmrestd = \"http://s:6820\"\njob = \"x\"",
             "must be a table",
         ),
+        (
+            "slurmrestd = \"http://s:6820\"\njob = { name = \"x\" }",
+            "name is not to be set",
+        ),
+        (
+            "slurmrestd = \"http://s:6820\"\nslurmrestd_certificate = \"ca.pem\"",
+            "is not asked over https",
+        ),
     ] {
         let gpus = if line.starts_with("gpus") {
             ""

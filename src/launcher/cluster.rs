@@ -15,17 +15,17 @@ use dwell_core::gpu::GpuType;
 use dwell_core::id::SessionId;
 use dwell_core::job::{JobId, JobState, JobStatus, Jobs, LauncherName};
 use dwell_core::machine::Container;
-use dwell_core::time::{Millis, Monotonic};
-use tokio::sync::{Mutex, Semaphore};
+use dwell_core::time::Millis;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::Launcher;
 use super::handout::Handout;
 use super::kubernetes::{Kubernetes, KubernetesSettings};
+use super::shared_answer::{Answer, SharedAnswer};
 use super::slurm::{Slurm, SlurmSettings};
 use crate::agent::job::Assignment;
 use crate::agent::spec::{AgentSpec, AppLimits, ServerAt};
-use crate::clock;
 use crate::driver::{Driver, Role};
 use crate::keys::AgentSecrets;
 
@@ -204,16 +204,10 @@ pub struct ClusterLauncher {
     limits: AppLimits,
     agent: Handout,
     at_once: Semaphore,
-    last_look: Mutex<Option<Look>>,
+    looks: SharedAnswer<Jobs>,
+    capacities: SharedAnswer<BTreeMap<GpuType, Capacity>>,
     /// Jobs about which a request is under way.
     busy_with: SyncMutex<HashSet<JobId>>,
-}
-
-/// All jobs, as the engine said when it was asked at that moment.
-#[derive(Clone, Debug)]
-struct Look {
-    asked_at: Monotonic,
-    jobs: Jobs,
 }
 
 /// The name of a session's job at an installation: what `jobs` knows ours by.
@@ -251,7 +245,8 @@ impl ClusterLauncher {
             heartbeat,
             limits,
             at_once: Semaphore::new(AT_ONCE_MAX),
-            last_look: Mutex::default(),
+            looks: SharedAnswer::default(),
+            capacities: SharedAnswer::default(),
             busy_with: SyncMutex::default(),
         }
     }
@@ -267,7 +262,8 @@ impl ClusterLauncher {
     /// # Errors
     /// A sentence, when the engine does not answer.
     pub async fn capacity(&self) -> Result<BTreeMap<GpuType, Capacity>, String> {
-        self.cluster.capacity().await
+        let answer = self.capacities.get(self.cluster.capacity()).await?;
+        Ok(answer.said)
     }
 
     /// Have a job ended. What becomes of it shows at the next look.
@@ -307,19 +303,9 @@ impl ClusterLauncher {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All jobs, as the engine says after this is called. Who calls while it is being
-    /// asked shares the next answer with all others who did.
-    async fn look(&self) -> Result<Look, String> {
-        let called_at = clock::monotonic();
-        let mut last_look = self.last_look.lock().await;
-        if let Some(look) = last_look.as_ref().filter(|look| look.asked_at > called_at) {
-            return Ok(look.clone());
-        }
-        let asked_at = clock::monotonic();
-        let jobs = self.cluster.jobs().await?;
-        let look = Look { asked_at, jobs };
-        *last_look = Some(look.clone());
-        Ok(look)
+    /// All jobs.
+    async fn look(&self) -> Result<Answer<Jobs>, String> {
+        self.looks.get(self.cluster.jobs()).await
     }
 
     /// Tell `driver`, as long as it decides, again and again what jobs there are.
@@ -338,7 +324,7 @@ impl ClusterLauncher {
                     }
                     failures = 0;
                     driver
-                        .jobs_are(self.name().clone(), look.jobs, look.asked_at)
+                        .jobs_are(self.name().clone(), look.said, look.asked_at)
                         .await;
                 }
                 Err(why) => {
@@ -358,8 +344,8 @@ impl ClusterLauncher {
 
     /// The session's job that is not over, if the engine has one.
     async fn present(&self, session: SessionId) -> Result<Option<JobStatus>, String> {
-        let Look { jobs, .. } = self.look().await?;
-        let of_session = jobs.0.into_iter().filter(|(of, _)| *of == session);
+        let Jobs(jobs) = self.look().await?.said;
+        let of_session = jobs.into_iter().filter(|(of, _)| *of == session);
         // One that is over shows that it was had: there is no second.
         Ok(of_session
             .map(|(_, status)| status)

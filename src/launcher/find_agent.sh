@@ -87,8 +87,10 @@ try_in() {
 
 # A job has of its user what whoever asked for it gave it, which is nothing by slurmrestd.
 if [ -z "${HOME:-}" ] && has getent; then
-  HOME=$(getent passwd "$(id -u)" | cut -d: -f6)
-  export HOME
+  IFS=: read -r _ _ _ _ _ home _ <<END
+$(getent passwd "$(id -u)")
+END
+  [ -z "$home" ] || export HOME="$home"
 fi
 
 draft=

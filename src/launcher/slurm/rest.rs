@@ -3,6 +3,7 @@
 mod wire;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -28,6 +30,9 @@ use wire::{Answer, VERSIONS, Version};
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// It says a few kilobytes of each job of the cluster, whosever it is.
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// So much of one that cannot be understood is told.
+const BEGINNING_BYTES: usize = 200;
 
 const USER_NAME: HeaderName = HeaderName::from_static("x-slurm-user-name");
 const USER_TOKEN: HeaderName = HeaderName::from_static("x-slurm-user-token");
@@ -62,6 +67,8 @@ pub(super) struct Rest {
     settings: RestSettings,
     /// What it and we speak, once that is known.
     version: Mutex<Option<Version>>,
+    /// Whether a job that was submitted was seen to be that user's.
+    user_is_right: AtomicBool,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -77,7 +84,7 @@ impl Interface for Rest {
         let answer = answer.await?;
         // It may say with the id what the job has to wait for, as an error.
         match answer.job_id {
-            Some(id) if id > 0 => Ok(JobId(id.to_string())),
+            Some(id) if id > 0 => self.is_ours(JobId(id.to_string())).await,
             Some(_) | None => answer.done().and_then(|_| {
                 let why = "slurmrestd does not say which job it submitted".to_owned();
                 Err(SlurmError::Unclear(why))
@@ -86,8 +93,8 @@ impl Interface for Rest {
     }
 
     async fn jobs(&self) -> Result<Vec<Job>, SlurmError> {
-        let jobs = self.all("jobs").await?.jobs.into_iter();
-        let ours = jobs.filter(|job| job.user_name.as_deref() == Some(&*self.settings.user));
+        let jobs = self.all("jobs").await?.jobs()?.into_iter();
+        let ours = jobs.filter(|job| job.is_of_another(&self.settings.user).is_none());
         Ok(ours.filter_map(wire::WireJob::job).collect())
     }
 
@@ -111,12 +118,12 @@ impl Interface for Rest {
     }
 
     async fn nodes(&self, partition: Option<&str>) -> Result<Vec<Node>, SlurmError> {
-        let nodes = self.all("nodes").await?.nodes.into_iter();
+        let nodes = self.all("nodes").await?.nodes()?.into_iter();
         Ok(nodes.filter_map(|node| node.node(partition)).collect())
     }
 
     async fn waiting(&self, partition: Option<&str>) -> Result<Vec<String>, SlurmError> {
-        let jobs = self.all("jobs").await?.jobs.into_iter();
+        let jobs = self.all("jobs").await?.jobs()?.into_iter();
         Ok(jobs.filter_map(|job| job.waits_for(partition)).collect())
     }
 }
@@ -126,6 +133,7 @@ impl Rest {
         Self {
             settings,
             version: Mutex::new(None),
+            user_is_right: AtomicBool::new(false),
         }
     }
 
@@ -155,9 +163,36 @@ impl Rest {
         self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A job that was submitted, unless it is another user's: then it would not be known again.
+    async fn is_ours(&self, id: JobId) -> Result<JobId, SlurmError> {
+        if self.user_is_right.load(Ordering::Relaxed) {
+            return Ok(id);
+        }
+        let (version, job) = (self.version().await?, format!("job/{id}"));
+        let jobs = self.all(&job).await.and_then(Answer::jobs);
+        // The next look will tell.
+        let Some(job_is) = jobs.ok().and_then(|jobs| jobs.into_iter().next()) else {
+            return Ok(id);
+        };
+        let user = &self.settings.user;
+        let Some(whose) = job_is.is_of_another(user) else {
+            self.user_is_right.store(true, Ordering::Relaxed);
+            return Ok(id);
+        };
+        let why = format!(
+            "slurmrestd submits jobs of {whose}, and not of {user}; set user = \"{whose}\" in the \
+             [[launcher]]"
+        );
+        let cancelled = self.ask(version, Method::DELETE, &job, None).await;
+        Err(match cancelled.and_then(Answer::done) {
+            Ok(_) => SlurmError::Refused(why),
+            Err(error) => SlurmError::Unclear(format!("{why}: {error}")),
+        })
+    }
+
     /// Is that the name of the job which has this id now?
     async fn is_called(&self, id: &JobId, name: &str) -> Result<bool, SlurmError> {
-        let jobs = self.all(&format!("job/{id}")).await?.jobs;
+        let jobs = self.all(&format!("job/{id}")).await?.jobs()?;
         Ok(jobs.iter().any(|job| job.name.as_deref() == Some(name)))
     }
 
@@ -180,11 +215,19 @@ impl Rest {
             // Perhaps it is another by now.
             *self.known() = None;
         }
-        match serde_json::from_slice::<Answer>(&text) {
-            Ok(answer) if status.is_success() || answer.is_error() => Ok(answer),
-            Ok(_) | Err(_) => Err(SlurmError::Unclear(format!(
-                "slurmrestd answers {status} to {path}, and not as it should"
-            ))),
+        let odd = |why: &str| {
+            SlurmError::Unclear(format!(
+                "slurmrestd answers {status} to {path}, and not as it should: {why}"
+            ))
+        };
+        let begins = String::from_utf8_lossy(&text[..text.len().min(BEGINNING_BYTES)]).into_owned();
+        // It may be of all jobs of a large cluster.
+        let read = spawn_blocking(move || serde_json::from_slice::<Answer>(&text));
+        match read.await {
+            Ok(Ok(answer)) if status.is_success() || answer.is_error() => Ok(answer),
+            Ok(Ok(_)) => Err(odd(&begins)),
+            Ok(Err(error)) => Err(odd(&format!("{error}: {begins}"))),
+            Err(error) => Err(odd(&error.to_string())),
         }
     }
 

@@ -53,13 +53,13 @@ pub(super) fn node(line: &str) -> Option<Node> {
     let mut fields = line.splitn(4, '|');
     let mut next = || fields.next().map(str::trim);
     let (name, state, gres, used) = (next()?, next()?, next()?, next()?);
-    let is_up = ["idle", "mix", "alloc", "comp"]
+    let is_up = ["idle", "mix", "alloc", "comp", "plnd"]
         .iter()
         .any(|it| state.starts_with(it));
     Some(Node {
         name: name.to_owned(),
-        // One with a star does not answer.
-        is_up: is_up && !state.ends_with('*'),
+        // One with a star does not answer, one with a dollar is reserved for maintenance.
+        is_up: is_up && !state.ends_with(['*', '$']),
         gres: gres.to_owned(),
         gres_used: used.to_owned(),
     })

@@ -140,3 +140,67 @@ async fn a_slurmrestd_that_cannot_be_asked_is_unclear_and_says_what_to_look_at()
         assert!(words.contains(says), "{words}");
     }
 }
+
+#[tokio::test]
+async fn a_job_that_is_submitted_as_another_user_is_taken_back_with_what_to_set() {
+    let (rest, requests) = stand_in(|asked| match asked {
+        "GET /slurm/v0.0.45/job/7" => {
+            fine(json!({"jobs": [{"job_id": 7, "name": "a", "user_name": "slurm"}]}))
+        }
+        "POST /slurm/v0.0.45/job/submit" => fine(json!({"job_id": 7})),
+        "GET /slurm/v0.0.45/ping" | "DELETE /slurm/v0.0.45/job/7" => fine(json!({})),
+        _ => None,
+    })
+    .await;
+    let settings = super::super::SlurmSettings::default();
+    let batch = Batch {
+        settings: &settings,
+        name: "a",
+        comment: String::new(),
+        minutes: 1,
+        gres: None,
+        memory_mib: None,
+        image: Vec::new(),
+        script: String::new(),
+    };
+    let Err(SlurmError::Refused(why)) = rest.submit(&batch).await else {
+        panic!("it is not refused")
+    };
+    assert!(why.contains("set user = \"slurm\""), "{why}");
+    let requests = requests.lock().unwrap();
+    assert!(requests.contains(&"DELETE /slurm/v0.0.45/job/7 ada -".to_owned()));
+}
+
+#[tokio::test]
+async fn an_answer_that_tells_of_no_jobs_is_not_that_there_are_none() {
+    let (rest, _) = stand_in(|asked| match asked {
+        "GET /slurm/v0.0.45/ping" | "GET /slurm/v0.0.45/jobs" | "GET /slurm/v0.0.45/nodes" => {
+            fine(json!({"message": "down for maintenance"}))
+        }
+        _ => None,
+    })
+    .await;
+    for said in [
+        rest.jobs().await.map(drop),
+        rest.nodes(None).await.map(drop),
+        rest.waiting(None).await.map(drop),
+    ] {
+        assert!(matches!(said, Err(SlurmError::Unclear(_))), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_user_has_no_name_there_is_known_by_its_own() {
+    let (rest, _) = stand_in(|asked| match asked {
+        "GET /slurm/v0.0.45/ping" => fine(json!({})),
+        "GET /slurm/v0.0.45/jobs" => fine(json!({"jobs": [
+            {"job_id": 1, "name": "a", "user_name": ""},
+            {"job_id": 2, "name": "a", "user_name": null},
+            {"job_id": 3, "name": "a", "user_name": "bob"},
+        ]})),
+        _ => None,
+    })
+    .await;
+    let ids = rest.jobs().await.unwrap().into_iter().map(|job| job.id);
+    assert!(ids.eq(["1", "2"]));
+}

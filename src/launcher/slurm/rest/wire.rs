@@ -117,8 +117,8 @@ pub(super) struct Answer {
     /// What became of each job that was to be changed.
     results: Option<Vec<Fault>>,
     pub job_id: Option<u64>,
-    pub jobs: Vec<WireJob>,
-    pub nodes: Vec<WireNode>,
+    jobs: Option<Vec<WireJob>>,
+    nodes: Option<Vec<WireNode>>,
 }
 
 /// Something that went wrong.
@@ -147,6 +147,16 @@ struct OutcomeError {
 const NOTHING_NEW: &str = "Batch job submission failed";
 
 impl Answer {
+    /// The jobs that it tells of.
+    pub(super) fn jobs(self) -> Result<Vec<WireJob>, SlurmError> {
+        self.jobs.ok_or_else(|| tells_of_no("jobs"))
+    }
+
+    /// The nodes that it tells of.
+    pub(super) fn nodes(self) -> Result<Vec<WireNode>, SlurmError> {
+        self.nodes.ok_or_else(|| tells_of_no("nodes"))
+    }
+
     /// Whether it says that something went wrong with the request as a whole.
     pub(super) const fn is_error(&self) -> bool {
         !self.errors.is_empty()
@@ -183,6 +193,11 @@ impl Answer {
     }
 }
 
+/// That nothing is said of them does not mean that there are none.
+fn tells_of_no(what: &str) -> SlurmError {
+    SlurmError::Unclear(format!("slurmrestd answers, and not of {what}"))
+}
+
 /// A job, of anybody's.
 #[derive(Debug, Deserialize)]
 pub(super) struct WireJob {
@@ -200,7 +215,7 @@ pub(super) struct WireJob {
     #[serde(default)]
     exit_code: Exit,
     #[serde(default)]
-    pub user_name: Option<String>,
+    user_name: Option<String>,
     #[serde(default)]
     partition: Option<String>,
     #[serde(default)]
@@ -208,6 +223,13 @@ pub(super) struct WireJob {
 }
 
 impl WireJob {
+    /// Whether it is of somebody else than `user`. The host of slurmrestd need not know
+    /// every user's name.
+    pub(super) fn is_of_another(&self, user: &str) -> Option<&str> {
+        let whose = self.user_name.as_deref().unwrap_or_default();
+        Some(whose).filter(|whose| !whose.is_empty() && *whose != user)
+    }
+
     /// As it is read whichever way Slurm is asked. `None` of a part of an array of jobs.
     pub(super) fn job(self) -> Option<Job> {
         /// Slurm's word for "none", where a number has no other.
@@ -391,7 +413,13 @@ mod tests {
     /// As version 22.05 said it, and 25.05, of the same job but for the numbers.
     #[test]
     fn a_job_is_read_whichever_version_says_it() {
-        let job = |json: Value| answer(json!({"jobs": [json]})).jobs.remove(0).job();
+        let job = |json: Value| {
+            answer(json!({"jobs": [json]}))
+                .jobs()
+                .unwrap()
+                .remove(0)
+                .job()
+        };
         let old = job(json!({
             "job_id": 17, "name": "a-b", "job_state": "FAILED", "state_reason": "NonZeroExitCode",
             "start_time": 1_795_744_317, "time_limit": 3, "exit_code": 20992,
@@ -430,7 +458,12 @@ mod tests {
             {"job_id": 2, "job_state": {"odd": 1}, "start_time": none, "time_limit": none,
              "exit_code": "odd", "state_reason": ["Priority"], "user_name": null},
         ]}));
-        let jobs: Vec<_> = jobs.jobs.into_iter().filter_map(WireJob::job).collect();
+        let jobs: Vec<_> = jobs
+            .jobs()
+            .unwrap()
+            .into_iter()
+            .filter_map(WireJob::job)
+            .collect();
         let read = |id: &str, state: &str, reason: &str| Job {
             id: id.into(),
             state: state.into(),
@@ -446,7 +479,7 @@ mod tests {
         let waits = |state: &str, partition: &str| {
             let job = json!({"job_id": 1, "job_state": state, "partition": partition,
                              "tres_per_node": "gres:gpu:l4:1"});
-            let job = answer(json!({"jobs": [job]})).jobs.remove(0);
+            let job = answer(json!({"jobs": [job]})).jobs().unwrap().remove(0);
             job.waits_for(Some("gpu")).is_some()
         };
         assert!(waits("PENDING", "gpu") && waits("PENDING", "cpu,gpu"));
@@ -459,7 +492,7 @@ mod tests {
             let node = json!({"name": "n1", "state": state, "state_flags": flags,
                               "partitions": ["gpu", "urgent"], "gres": "gpu:a10g:4",
                               "gres_used": "gpu:a10g:1(IDX:0)"});
-            answer(json!({"nodes": [node]})).nodes.remove(0)
+            answer(json!({"nodes": [node]})).nodes().unwrap().remove(0)
         };
         for (state, flags, is_up) in [
             (json!("mixed"), json!([]), true),
