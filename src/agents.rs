@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_hours(1);
 pub struct Agents {
     dir: PathBuf,
     /// All servers, if there are several: another may have been the one that promised.
-    servers: watch::Receiver<Vec<String>>,
+    servers: watch::Receiver<Option<Vec<String>>>,
     peers: Peers,
 }
 
@@ -53,7 +53,7 @@ pub fn own() -> PathBuf {
 impl Agents {
     /// Those in `dir`, and what `servers` have.
     #[must_use]
-    pub fn new(dir: PathBuf, servers: watch::Receiver<Vec<String>>) -> Self {
+    pub fn new(dir: PathBuf, servers: watch::Receiver<Option<Vec<String>>>) -> Self {
         Self {
             dir,
             servers,
@@ -97,7 +97,7 @@ impl Agents {
     /// What another server answers that has it.
     async fn of_another(&self, method: &Method, uri: &Uri) -> Option<Response> {
         let servers = self.servers.borrow().clone();
-        for server in servers {
+        for server in servers.into_iter().flatten() {
             let mut question = Request::new(Body::empty());
             question.method_mut().clone_from(method);
             question.uri_mut().clone_from(uri);
@@ -211,7 +211,7 @@ mod tests {
 
     struct House {
         dir: tempfile::TempDir,
-        servers: watch::Sender<Vec<String>>,
+        servers: watch::Sender<Option<Vec<String>>>,
     }
 
     impl House {
@@ -303,11 +303,11 @@ mod tests {
         let path = format!("{PATH}{sha256}");
         assert_eq!(here.body(&path).await.0, StatusCode::NOT_FOUND);
         let nobody = "http://127.0.0.1:1".to_owned();
-        here.servers.send_replace(vec![nobody, url.clone()]);
+        here.servers.send_replace(Some(vec![nobody, url.clone()]));
         let answer = here.body(&path).await;
         assert_eq!(answer, (StatusCode::OK, b"the other's".to_vec()));
         // Two who ask each other do not ask for ever.
-        there.servers.send_replace(vec![url]);
+        there.servers.send_replace(Some(vec![url]));
         let path = format!("{PATH}{}", "0".repeat(64));
         assert_eq!(here.body(&path).await.0, StatusCode::NOT_FOUND);
         serving.abort();

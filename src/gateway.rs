@@ -321,6 +321,11 @@ impl Gateway {
         self.shared.doors.lock().await.inherited.clear();
     }
 
+    /// Have agents on other hosts make channels to whoever accepts connections now.
+    pub fn give_way_to_channels(&self) {
+        self.shared.tunnels.give_way();
+    }
+
     /// Accept no more visitors, and return what another gateway accepts them with.
     /// Those who are here stay until their exchange, or their upgraded connection,
     /// ends by itself.

@@ -26,6 +26,10 @@ pub const CHANNEL: Probes = Probes {
     count: 4,
 };
 
+/// How long a visitor may read nothing, who has paused a download. The kernel does not tell
+/// that from one who is gone; the gateway does, and waits as long.
+const READS_WITHIN: Duration = Duration::from_secs(600);
+
 /// Have the kernel see to a connection so.
 ///
 /// # Errors
@@ -45,8 +49,20 @@ pub fn keep_alive(socket: &impl AsFd, probes: Probes) -> io::Result<()> {
 pub fn expect_answers(socket: &impl AsFd, probes: Probes) -> io::Result<()> {
     keep_alive(socket, probes)?;
     let gone_after = probes.idle_seconds + probes.interval_seconds * probes.count;
-    let gone_after = Duration::from_secs(gone_after.into()).as_millis();
-    let gone_after = u32::try_from(gone_after).unwrap_or(u32::MAX);
-    setsockopt(socket, sockopt::TcpUserTimeout, &gone_after)?;
+    answers_within(socket, Duration::from_secs(gone_after.into()))
+}
+
+/// Of a connection that [`expect_answers`]: something passes through it to a visitor now, who
+/// may be slow to read.
+///
+/// # Errors
+/// When it is none.
+pub fn wait_for_readers(socket: &impl AsFd) -> io::Result<()> {
+    answers_within(socket, READS_WITHIN)
+}
+
+fn answers_within(socket: &impl AsFd, limit: Duration) -> io::Result<()> {
+    let limit = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(socket, sockopt::TcpUserTimeout, &limit)?;
     Ok(())
 }

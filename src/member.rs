@@ -38,8 +38,8 @@ pub struct Member {
     /// Where agents of whichever server read who leads. None if no other server can reach
     /// this one's sessions: then it takes nothing over from others.
     pub leader_file: Option<PathBuf>,
-    /// Where the servers are that serve, as far as the one that leads knows.
-    pub servers: watch::Sender<Vec<String>>,
+    /// Where the servers are that serve, once the one that leads knows.
+    pub servers: watch::Sender<Option<Vec<String>>>,
 }
 
 /// What a member came by when it was not at work yet.
@@ -226,7 +226,7 @@ impl Member {
                 let is_ours = lease.renew().await?;
                 if is_ours {
                     tenure.extend(good_until(asked_at));
-                    let servers = lease.servers(&self.candidate).await?;
+                    let servers = Some(lease.servers(&self.candidate).await?);
                     self.servers.send_if_modified(|known| {
                         let is_new = *known != servers;
                         *known = servers;

@@ -196,7 +196,7 @@ impl Server {
             url: url.clone(),
             pid: std::process::id(),
         })?;
-        let (leads, servers) = (records.leads(), watch::Sender::default());
+        let (leads, servers) = (records.leads(), watch::Sender::new(records.servers()));
         let agents = Agents::new(data_dir.agents(), servers.subscribe());
         let is_cluster = |place: &PlaceConfig| *place != PlaceConfig::Host;
         let agent = if config.places.iter().any(is_cluster) {
@@ -406,6 +406,8 @@ impl Server {
             }
             Err(error) => return Err(StartError(error.to_string())),
         };
+        // Some call through other servers, and hear nothing of this.
+        finishing.gateway.give_way_to_channels();
         Ok((finishing, back))
     }
 
@@ -417,6 +419,8 @@ impl Server {
         }
         self.gate.leave();
         self.open.close().await;
+        // Who comes now is better told that nobody listens: there may be other servers.
+        drop(self.listener);
         let finished = self.desk.finish();
         if tokio::time::timeout(DRAIN_MAX, finished).await.is_err() {
             tracing::warn!("some requests did not finish within {DRAIN_MAX:?} and were cut off");

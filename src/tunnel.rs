@@ -118,8 +118,8 @@ pub struct Tunnel {
     pub switchboard: Switchboard,
     /// Which takes the channels to their apps.
     pub gateway: Gateway,
-    /// All servers that lead visitors to apps, if there are several.
-    pub servers: watch::Receiver<Vec<String>>,
+    /// All servers that lead visitors to apps, once they are known; none if there is but this.
+    pub servers: watch::Receiver<Option<Vec<String>>>,
     /// By which the one that leads is called.
     pub peers: Peers,
     /// Where logs are kept that agents bring.
@@ -219,6 +219,9 @@ impl Tunnel {
         let mut servers = self.servers.clone();
         servers.mark_changed();
         let (read_half, mut write_half) = tokio::io::split(TokioIo::new(upgraded));
+        // One alone is where agents are told to call at first, which may be a front. That is
+        // no place for channels that were at servers themselves.
+        let mut were_several = false;
         let asked = Notify::new();
         let reading = self.listen(session, read_half, &asked);
         let writing = async {
@@ -229,12 +232,13 @@ impl Tunnel {
                         Some(Err(_)) | None => break,
                     },
                     Ok(()) = servers.changed() => {
-                        let urls = servers.borrow_and_update().clone();
-                        // One alone is where agents are told to call at first.
-                        if urls.is_empty() {
+                        let Some(mut urls) = servers.borrow_and_update().clone() else {
                             continue;
+                        };
+                        were_several |= urls.len() > 1;
+                        if !were_several {
+                            urls.clear();
                         }
-                        let urls = if urls.len() > 1 { urls } else { Vec::new() };
                         serde_json::to_vec(&ServerMessage::Servers { urls }).unwrap_or_default()
                     }
                     () = asked.notified() => Vec::new(),

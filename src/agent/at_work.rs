@@ -82,8 +82,8 @@ pub(super) struct AtWork {
     pub(super) terminations: Option<tokio::signal::unix::Signal>,
     /// To the app, where the server is on another host.
     pub(super) channels: Option<Channels>,
-    /// Which servers are to have some, as far as it was said.
-    pub(super) servers: Vec<String>,
+    /// Which servers are to have some, once it was said.
+    pub(super) servers: Option<Vec<String>>,
     _port: Option<AppPort>,
 }
 
@@ -104,7 +104,7 @@ impl AtWork {
             children: signal(SignalKind::child()).ok(),
             terminations: signal(SignalKind::terminate()).ok(),
             channels: None,
-            servers: Vec::new(),
+            servers: None,
             _port: None,
         }
     }
@@ -152,7 +152,9 @@ impl AtWork {
             ServerAt::ThisHost { .. } => Upstream::Direct(address),
             ServerAt::Elsewhere { .. } => {
                 let channels = Channels::open(spec.clone(), address)?;
-                channels.lead_to(self.servers.clone());
+                if let Some(servers) = self.servers.clone() {
+                    channels.lead_to(servers);
+                }
                 self.channels = Some(channels);
                 Upstream::Tunnel(address)
             }

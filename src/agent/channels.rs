@@ -22,6 +22,7 @@ use tokio::time::{interval, timeout};
 use super::dial::{Backoff, Call, CallError, Dialer, Link};
 use super::relay::relay;
 use super::spec::{AgentSpec, ServerAt};
+use crate::keep_alive::wait_for_readers;
 
 /// How many are ready when nobody comes. A browser opens up to six at once.
 const READY_LEAST: usize = 6;
@@ -32,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long channels are left open that the server may still take, when newer ones have
 /// been made in their place.
 const RETIRE_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take until a server says which others there are. Some of old say nothing.
+const SAID_WITHIN: Duration = Duration::from_secs(2);
 /// How long an app may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -39,7 +42,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 struct Wanted {
     /// At these servers; at the one that the agent was told of at first if there are none.
-    servers: Vec<String>,
+    /// `None` before it was said.
+    servers: Option<Vec<String>>,
     /// Those of an earlier generation are to be replaced.
     generation: u64,
 }
@@ -84,6 +88,7 @@ impl Channels {
 
     /// These servers are to have some, each its own.
     pub(super) fn lead_to(&self, servers: Vec<String>) {
+        let servers = Some(servers);
         self.wanted.send_if_modified(|wanted| {
             let is_new = wanted.servers != servers;
             wanted.servers = servers;
@@ -108,12 +113,16 @@ impl Drop for AtOne {
 
 /// Have as many ready as are needed at each server that is wanted, for ever.
 async fn keep_at_each(spec: AgentSpec, app: SocketAddr, mut wanted: watch::Receiver<Wanted>) {
+    // Visitors who came through one that leads elsewhere would hang on what is in between.
+    let is_said = wanted.wait_for(|wanted| wanted.servers.is_some());
+    let _ = timeout(SAID_WITHIN, is_said).await;
     let mut at_work: HashMap<Option<String>, AtOne> = HashMap::new();
     loop {
         let Wanted {
             servers,
             generation,
         } = wanted.borrow_and_update().clone();
+        let servers = servers.unwrap_or_default();
         let servers: HashSet<Option<String>> = match servers.len() {
             0 => [None].into(),
             _ => servers.into_iter().map(Some).collect(),
@@ -340,6 +349,10 @@ async fn carry(mut link: Link, app: SocketAddr) -> io::Result<()> {
         return link.shutdown().await;
     };
     app.set_nodelay(true)?;
+    match &link {
+        Link::Left(stream) => wait_for_readers(stream)?,
+        Link::Right(stream) => wait_for_readers(stream.get_ref().0.get_ref())?,
+    }
     link.write_all(&[OPENED]).await?;
     link.flush().await?;
     relay(link, app).await

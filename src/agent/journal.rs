@@ -48,8 +48,8 @@ pub enum Past {
     Over(AgentStatus),
 }
 
-/// Digits of the proof of life, the first thing in the lock's file. The process id
-/// comes after them and a space.
+/// Digits of the proof of life, the first thing in the lock's file. After them and a space
+/// comes the process id, and after another which boot of which host that is of.
 const PROOF_BYTES: usize = 20;
 
 /// Held while an agent lives.
@@ -60,7 +60,7 @@ pub struct Lock(Flock<File>);
 pub enum Holder {
     /// No agent lives.
     Nobody,
-    /// An agent, of this process id if it could put it down.
+    /// An agent, of this process id if it could put it down and is on this host.
     Agent(Option<Pid>),
 }
 
@@ -80,9 +80,11 @@ impl Holder {
             Ok(_) => Ok(Self::Nobody),
             Err((lock, nix::errno::Errno::EWOULDBLOCK)) => {
                 let text = io::read_to_string(lock).unwrap_or_default();
-                let pid = text.get(PROOF_BYTES..).map(str::trim);
-                let pid = pid.and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
-                Ok(Self::Agent(pid))
+                let mut words = text.get(PROOF_BYTES..).unwrap_or("").split_whitespace();
+                let pid = words.next().and_then(|pid| pid.parse().ok());
+                // Several hosts may share the directory. Agents of old say nothing of it.
+                let is_here = words.next().is_none_or(|boot| boot == this_boot());
+                Ok(Self::Agent(pid.filter(|_| is_here).map(Pid::from_raw)))
             }
             Err((_, error)) => Err(error.into()),
         }
@@ -95,6 +97,12 @@ impl Holder {
             let _ = kill(pid, signal);
         }
     }
+}
+
+/// What no other host has, nor this one after its next start.
+fn this_boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.unwrap_or_default().trim().to_owned()
 }
 
 impl Lock {
@@ -113,7 +121,7 @@ impl Lock {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
                 // For want of space it goes unsaid; the lock is what counts.
-                let pid = format!(" {:<10}\n", std::process::id());
+                let pid = format!(" {:<10} {}\n", std::process::id(), this_boot());
                 let _ = lock.write_all_at(pid.as_bytes(), PROOF_BYTES as u64);
                 Ok(Some(Self(lock)))
             }
@@ -282,6 +290,10 @@ mod tests {
         let us = i32::try_from(std::process::id()).unwrap();
         let holder = Holder::Agent(Some(Pid::from_raw(us)));
         assert_eq!(Holder::of(&session).unwrap(), holder);
+        // A process of another host is not ours to signal.
+        let elsewhere = format!("{:020} {us:<10} another\n", 0);
+        std::fs::write(session.agent_lock(), elsewhere).unwrap();
+        assert_eq!(Holder::of(&session).unwrap(), Holder::Agent(None));
         drop(lock);
         assert_eq!(Holder::of(&session).unwrap(), Holder::Nobody);
         assert!(Lock::take(&session).unwrap().is_some());

@@ -24,7 +24,7 @@ pub(super) async fn is_given(at_work: &mut AtWork, began: Monotonic, limit: Mill
             event = at_work.events.recv() => match event {
                 Some(Event::Connected) => again.reset_immediately(),
                 Some(Event::Said(ServerMessage::Begin)) => return true,
-                Some(Event::Said(ServerMessage::Servers { urls })) => at_work.servers = urls,
+                Some(Event::Said(ServerMessage::Servers { urls })) => at_work.servers = Some(urls),
                 Some(Event::Said(ServerMessage::Lease { .. })) => {}
                 Some(Event::Said(ServerMessage::Forget | ServerMessage::Stop { .. }))
                 | Some(Event::Refused)

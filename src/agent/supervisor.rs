@@ -346,7 +346,7 @@ impl Supervisor {
                 at_work.report(lease);
             }
             Happening::Server(Event::Said(ServerMessage::Servers { urls })) => {
-                at_work.servers.clone_from(&urls);
+                at_work.servers = Some(urls.clone());
                 if let Some(channels) = &at_work.channels {
                     channels.lead_to(urls);
                 }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 /// started may hear from an agent before it has read of its session.
 const KEEP_UNKNOWN: Millis = Millis::from_minutes(1);
 
+/// How many stay when another process takes over: who is here may ask for more meanwhile.
+const LEFT_FOR_WHO_IS_HERE: usize = 2;
+
 /// The tunnels of all sessions.
 #[derive(Debug, Default)]
 pub(super) struct Tunnels {
@@ -44,6 +48,13 @@ impl Tunnels {
             .entry(session)
             .or_insert_with(|| Arc::new(Channels::new(clock::monotonic())));
         Arc::clone(channels)
+    }
+
+    /// Have agents make theirs anew, at the process that accepts connections now.
+    pub(super) fn give_way(&self) {
+        for channels in self.lock().values() {
+            channels.give_way();
+        }
     }
 
     /// Close those of sessions that are not among the `open`.
@@ -64,6 +75,7 @@ impl Tunnels {
 #[derive(Debug)]
 pub(super) struct Channels {
     since: Monotonic,
+    gives_way: AtomicBool,
     /// By the thread that they came to; the newest last.
     ready: Mutex<Vec<Vec<Ready>>>,
     /// As many permits as there are ready; who waits for one is served in turn.
@@ -81,6 +93,7 @@ impl Channels {
         let ready = (0..Workers::count_max()).map(|_| Vec::new()).collect();
         Self {
             since,
+            gives_way: AtomicBool::new(false),
             ready: Mutex::new(ready),
             count: Semaphore::new(0),
         }
@@ -96,12 +109,26 @@ impl Channels {
         if count(&ready) >= READY_MAX {
             self.keep_only(&mut ready, |channel| channel.stream.is_quiet());
         }
-        let has_room = count(&ready) < READY_MAX;
+        // Seen under the lock that they are given up under.
+        let is_wanted = !self.gives_way.load(Ordering::Relaxed);
+        let has_room = is_wanted && count(&ready) < READY_MAX;
         if let Some(channels) = ready.get_mut(worker).filter(|_| has_room) {
             let since = clock::monotonic();
             channels.push(Ready { stream, since });
             self.count.add_permits(1);
         }
+    }
+
+    fn give_way(&self) {
+        self.gives_way.store(true, Ordering::Relaxed);
+        let mut ready = self.lock();
+        let mut left = LEFT_FOR_WHO_IS_HERE;
+        let before = count(&ready);
+        for channels in ready.iter_mut() {
+            channels.truncate(left);
+            left -= channels.len();
+        }
+        self.count.forget_permits(before - count(&ready));
     }
 
     fn keep_only(&self, ready: &mut [Vec<Ready>], is_kept: impl FnMut(&mut Ready) -> bool + Copy) {

@@ -7,7 +7,7 @@ use dwell_core::control_plane::Settings;
 use tokio::sync::watch;
 
 use super::StartError;
-use crate::config::{Config, host_of};
+use crate::config::{Config, PlaceConfig, host_of};
 use crate::driver::{Driver, Effects, Role, Running};
 use crate::member::{self, Member, Membership, Won};
 use crate::store::postgres::{Address, Candidate, Postgres, Tickets};
@@ -70,13 +70,21 @@ impl Records {
         }
     }
 
+    /// Which servers serve besides each other, as far as it is known to begin with.
+    pub(super) const fn servers(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Own(_) => Some(Vec::new()),
+            Self::Shared(_) => None,
+        }
+    }
+
     /// Take up what is on record, to decide or to show it; which `servers` serve is said
     /// while this one leads.
     pub(super) fn drive(
         self,
         settings: Settings,
         effects: Effects,
-        servers: watch::Sender<Vec<String>>,
+        servers: watch::Sender<Option<Vec<String>>>,
     ) -> (Driver, Running, Option<Membership>) {
         let store = self.store();
         match self {
@@ -125,7 +133,10 @@ impl Shared {
         let sessions_dir = config.launcher.sessions_dir.as_ref();
         let won = match member::claim(&store, &candidate).await? {
             Ok(won) => Some(won),
-            Err(_) if sessions_dir.is_some() => None,
+            Err(held) if sessions_dir.is_some() => {
+                may_follow(config, &candidate.url, &held.url).map_err(StartError)?;
+                None
+            }
             Err(held) => {
                 return Err(StartError(format!(
                     "{address} is written by the server at {}; several servers must all reach \
@@ -144,4 +155,22 @@ impl Shared {
             leader_file,
         })
     }
+}
+
+/// Whether a server at `own` may lead visitors to the apps of the one that leads, at `leader`:
+/// on another host their addresses are other programs'.
+fn may_follow(config: &Config, own: &str, leader: &str) -> Result<(), String> {
+    let host = |url: &str| {
+        let uri = url.parse::<hyper::Uri>().ok();
+        uri.and_then(|uri| uri.host().map(str::to_owned))
+    };
+    let has_apps_here = config.places.contains(&PlaceConfig::Host);
+    if !has_apps_here || config.launcher.server.is_some() || host(own) == host(leader) {
+        return Ok(());
+    }
+    Err(format!(
+        "the server that leads is at {leader}, and this one at {own}: visitors reach the apps of \
+         another host through their agents only; set server_url of the [[launcher]] kind = \
+         \"local\" in each one's config file, to the address of what is in front of them"
+    ))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dwell::keep_alive::{CHANNEL, expect_answers};
+use dwell::keep_alive::{CHANNEL, expect_answers, wait_for_readers};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -126,6 +126,8 @@ async fn lead(
         // As whatever stands in between does, it notices who is gone.
         expect_answers(stream, CHANNEL).unwrap();
     }
+    // Who visits may be slow to read.
+    wait_for_readers(&server).unwrap();
     let mut begins = [0; 128];
     let length = agent.peek(&mut begins).await.unwrap_or_default();
     let is_control = begins[..length].windows(9).any(|part| part == b"/control ");

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 
-use crate::far::{Far, is_echoed, web_socket};
-use crate::harness::PATIENCE;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::far::{Far, address, is_echoed, url_of, web_socket};
+use crate::harness::{PATIENCE, app};
 
 /// Until the agent has called again, and its channels are ready again.
 async fn calls_again(far: &Far, before: u64) {
@@ -73,6 +76,24 @@ async fn a_slow_and_distant_network_only_makes_it_slow() {
     far.way.relay.throttle(20_000);
     let answer = far.api().get(&format!("{url}/slow")).await;
     assert_eq!(answer.text.lines().count(), 300);
+    far.api().stop(&id).await;
+}
+
+/// For longer than it takes to find out that a network is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_who_pauses_a_download_gets_the_rest_of_it() {
+    const LARGE: usize = 64 << 20;
+    let far = Far::new().await;
+    let id = far.api().create(app("large.py")).await;
+    let url = url_of(&far.api().running(&id).await);
+    let mut visitor = TcpStream::connect(address(&url)).await.unwrap();
+    let request = format!("GET /{LARGE} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    visitor.write_all(request.as_bytes()).await.unwrap();
+    visitor.read_u8().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    let mut rest = Vec::new();
+    visitor.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.len() > LARGE, "{} bytes", rest.len());
     far.api().stop(&id).await;
 }
 
