@@ -94,3 +94,32 @@ async fn an_agent_hangs_on_any_server_and_visitors_come_through_each() {
     api.stop(&id).await;
     far.group.nothing_is_left(&[id]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_follows_is_replaced_in_place_and_visitors_come_through_it_at_once() {
+    let mut far = Far::new(2).await;
+    far.call_at(0);
+    let api = far.server(0).api.clone();
+    let id = api.create(app("streams.py")).await;
+    let host = host_of(&api.running(&id).await);
+    is_known(far.server(1), &host).await;
+    let mut before = web_socket(far.server(1), &host).await;
+    is_echoed(&mut before, "before").await;
+    // The agent's line is to the one that leads, where nothing happens.
+    let mut old = far.group.servers[1].is_taken_over();
+    let began = std::time::Instant::now();
+    for _ in 0..10 {
+        let answer = visit(far.server(1), &host).await.unwrap();
+        assert_eq!((answer.status, &*answer.text), (200, "hello"));
+    }
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+    is_echoed(&mut before, "after").await;
+    before.close(None).await.unwrap();
+    while before.next().await.is_some() {}
+    drop(before);
+    assert!(old.wait().unwrap().success());
+    assert_eq!(visit(far.server(1), &host).await.unwrap().text, "hello");
+    api.stop(&id).await;
+    far.group.nothing_is_left(&[id]).await;
+}
