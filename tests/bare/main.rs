@@ -89,7 +89,7 @@ async fn host_with_agent() -> (Host, u16, String) {
     let mut host = Host::without_server().await;
     let sessions = host.sessions();
     let dir = sessions.0.with_file_name("agents");
-    let (_, servers) = watch::channel(Vec::new());
+    let (_, servers) = watch::channel(None);
     let agents = Agents::new(dir, servers);
     let sha256 = agents.take_in(static_agent()).await.unwrap();
     let port = host.serve_with(agents.router().merge(logs(sessions))).await;
