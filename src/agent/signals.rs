@@ -28,10 +28,13 @@ pub fn ignore_all() -> nix::Result<()> {
     set(ALL, SigHandler::SigIgn)
 }
 
-/// Have a program started with no signal ignored or blocked: what is so here, it would inherit.
+/// Have a program started with no signal ignored or blocked: what is so here, or where the
+/// server was started in the background, it would inherit.
 pub fn as_usual(command: &mut Command) -> &mut Command {
     let reset = || {
-        set(ALL, SigHandler::SigDfl)?;
+        let fixed = [Signal::SIGKILL, Signal::SIGSTOP];
+        let changeable = Signal::iterator().filter(|it| !fixed.contains(it));
+        set(changeable, SigHandler::SigDfl)?;
         SigSet::empty().thread_set_mask().map_err(io::Error::from)
     };
     // SAFETY: between fork and exec this makes system calls that allocate nothing and take no
