@@ -128,7 +128,13 @@ impl Server {
         let cannot_listen = |error| StartError(format!("cannot listen: {error}"));
         let address = listener.local_addr().map_err(cannot_listen)?;
         let url = format!("http://{address}");
-        let records = Records::open(&config, address).await?;
+        let cores = std::thread::available_parallelism()
+            .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+        let (inventory, notes) = gpus::inventory(&config.declared_gpus, cores);
+        for note in notes {
+            tracing::info!("{note}");
+        }
+        let records = Records::open(&config, address, &inventory).await?;
         let store = records.store();
         let renewal = config.acme.clone().map(|acme| {
             let issued = Issued::default();
@@ -137,12 +143,6 @@ impl Server {
         let (renewal, issued) = renewal.unzip();
         let tls = tls(config.tls.as_ref(), issued)?;
 
-        let cores = std::thread::available_parallelism()
-            .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-        let (inventory, notes) = gpus::inventory(&config.declared_gpus, cores);
-        for note in notes {
-            tracing::info!("{note}");
-        }
         let settings = Settings {
             limits: config.limits.clone(),
             prices: config.prices.clone(),

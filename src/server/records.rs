@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dwell_core::control_plane::Settings;
+use dwell_core::gpu::Inventory;
 use tokio::sync::watch;
 
 use super::StartError;
@@ -31,17 +32,18 @@ pub(super) struct Shared {
 }
 
 impl Records {
-    /// Open them for the server that listens at `listens_at`.
+    /// Open them for the server that listens at `listens_at`, on a host that has this.
     pub(super) async fn open(
         config: &Config,
         listens_at: std::net::SocketAddr,
+        inventory: &Inventory,
     ) -> Result<Self, StartError> {
         match &config.store {
             StoreAt::DataDir => Ok(Self::Own(
                 config.store.open(&config.data_dir.store()).await?,
             )),
             StoreAt::Postgres(address) => {
-                let shared = Shared::join(config, address, listens_at).await?;
+                let shared = Shared::join(config, address, listens_at, inventory).await?;
                 Ok(Self::Shared(shared))
             }
         }
@@ -122,6 +124,7 @@ impl Shared {
         config: &Config,
         address: &Address,
         listens_at: std::net::SocketAddr,
+        inventory: &Inventory,
     ) -> Result<Self, StartError> {
         let url = config.advertise_url.clone().unwrap_or_else(|| {
             let (host, port) = (host_of(listens_at.ip()), listens_at.port());
@@ -134,7 +137,11 @@ impl Shared {
         let won = match member::claim(&store, &candidate).await? {
             Ok(won) => Some(won),
             Err(held) if sessions_dir.is_some() => {
-                may_follow(config, &candidate.url, &held.url).map_err(StartError)?;
+                let has_apps =
+                    config.places.contains(&PlaceConfig::Host) && inventory.iter().next().is_some();
+                if has_apps && config.launcher.server.is_none() {
+                    may_follow(&candidate.url, &held.url).map_err(StartError)?;
+                }
                 None
             }
             Err(held) => {
@@ -157,15 +164,14 @@ impl Shared {
     }
 }
 
-/// Whether a server at `own` may lead visitors to the apps of the one that leads, at `leader`:
+/// Whether a server at `own` may lead visitors to apps beside the one that leads, at `leader`:
 /// on another host their addresses are other programs'.
-fn may_follow(config: &Config, own: &str, leader: &str) -> Result<(), String> {
+fn may_follow(own: &str, leader: &str) -> Result<(), String> {
     let host = |url: &str| {
         let uri = url.parse::<hyper::Uri>().ok();
         uri.and_then(|uri| uri.host().map(str::to_owned))
     };
-    let has_apps_here = config.places.contains(&PlaceConfig::Host);
-    if !has_apps_here || config.launcher.server.is_some() || host(own) == host(leader) {
+    if host(own) == host(leader) {
         return Ok(());
     }
     Err(format!(
@@ -173,4 +179,17 @@ fn may_follow(config: &Config, own: &str, leader: &str) -> Result<(), String> {
          another host through their agents only; set server_url of the [[launcher]] kind = \
          \"local\" in each one's config file, to the address of what is in front of them"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_on_another_host_reaches_no_apps_by_their_addresses() {
+        let refused = may_follow("http://10.0.0.2:8080", "http://10.0.0.1:8080").unwrap_err();
+        assert!(refused.contains("set server_url"), "{refused}");
+        let one_host = may_follow("http://127.0.0.1:8081", "http://127.0.0.1:8080");
+        assert_eq!(one_host, Ok(()));
+    }
 }
