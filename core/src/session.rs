@@ -331,8 +331,10 @@ impl Session {
     }
 
     fn is_running(&mut self, running_ms: Millis, at: Upstream, now: Timestamp) {
-        /// A deadline on record that is off by less is left alone.
+        /// A deadline on record that is too late by less is left alone.
         const DRIFT: Millis = Millis(1_000);
+        /// And one that is too early by less: what was that long under way says too late a one.
+        const UNDER_WAY: Millis = Millis(15_000);
         let timeout_end_now = now.plus(self.granted_ms.minus(running_ms));
         let began = now.minus(running_ms);
         match &mut self.state {
@@ -350,10 +352,9 @@ impl Session {
                 started_at,
                 ..
             } => {
-                let off = timeout_end
-                    .since(timeout_end_now)
-                    .max(timeout_end_now.since(*timeout_end));
-                if off > DRIFT {
+                let is_off = timeout_end.since(timeout_end_now) > DRIFT
+                    || timeout_end_now.since(*timeout_end) > UNDER_WAY;
+                if is_off {
                     *timeout_end = timeout_end_now;
                     // Or else the first news of it was long under way.
                     if (self.created_at..*started_at).contains(&began) {
@@ -457,14 +458,14 @@ mod tests {
         let mut session = starting();
         says_running(&mut session, 5_000, 0);
         assert_eq!(timeout_end(&session), 65_000);
-        // A message took a second; then one was quick.
-        says_running(&mut session, 11_000, 5_000);
+        // A message took long, for the server was paused; then one was quick.
+        says_running(&mut session, 25_000, 5_000);
         assert_eq!(timeout_end(&session), 65_000);
         says_running(&mut session, 9_000, 5_000);
         assert_eq!(timeout_end(&session), 65_000);
         // The server's clock was stepped, forward and back.
-        says_running(&mut session, 11_001, 5_000);
-        assert_eq!(timeout_end(&session), 66_001);
+        says_running(&mut session, 25_001, 5_000);
+        assert_eq!(timeout_end(&session), 80_001);
         says_running(&mut session, -900_000, 6_000);
         assert_eq!(timeout_end(&session), -846_000);
     }
