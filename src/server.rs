@@ -131,10 +131,10 @@ impl Server {
         let cores = std::thread::available_parallelism()
             .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
         let (inventory, notes) = gpus::inventory(&config.declared_gpus, cores);
+        let records = Records::open(&config, address, &inventory).await?;
         for note in notes {
             tracing::info!("{note}");
         }
-        let records = Records::open(&config, address, &inventory).await?;
         let store = records.store();
         let renewal = config.acme.clone().map(|acme| {
             let issued = Issued::default();
